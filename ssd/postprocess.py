@@ -1,0 +1,169 @@
+"""Model output -> detections: decode, score threshold, exact per-class NMS, best of the image; batched, on the device.
+
+Only the best few hundred candidates of an image can reach its detections, so greedy NMS runs on a prefix of the score
+order, which is exact for every candidate in it, and the prefix grows until the detections are certain.
+"""
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from ssd.boxes import box_iou, cxcywh_to_xyxy, decode_offsets
+
+FIRST_PREFIX = 512  # candidates; enough for nearly every image of a trained model
+BLOCK = 512  # candidates whose pairwise IoUs are held at once: bounds the memory of the tensor form
+FIRST_ROUNDS = 8  # fixed-point rounds before convergence is checked; suppression chains are rarely longer
+
+
+def detect(
+    offsets: Tensor,
+    logits: Tensor,
+    default_boxes: Tensor,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.5,
+    candidates_per_class: int = 200,
+    max_detections: int = 200,
+    use_kernel: bool | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Detections of a batch, exactly those of greedy NMS per class (published recipe, "Evaluation").
+
+    Per class the boxes scoring above `score_threshold`, at most the best `candidates_per_class` of them; of these a box
+    survives if its IoU with every better survivor of its class is below `iou_threshold` (equality suppresses); the best
+    `max_detections` survivors of the image are returned. Boxes are not clipped to the image.
+
+    Args:
+        offsets: [B, A, 4]. logits: [B, A, C + 1], class 0 = background. default_boxes: [A, 4] cxcywh.
+        use_kernel: suppress with torchvision's C++ operator (True) or with plain tensor operations of fixed shape
+            (False), the same result either way. By default the operator on the CPU, tensors on accelerators, where a
+            call per image and class would cost a sync each. There each attempt reads one pair of flags on the host;
+            a second attempt (a longer prefix or chain) is rare.
+
+    Returns, with D = max_detections, by descending score and 0-padded:
+        boxes: float32 [B, D, 4] normalised xyxy; scores: float32 [B, D]; labels: int64 [B, D] (0 = none).
+
+    Raises:
+        ValueError: a threshold outside its range.
+    """
+    if not 0 <= score_threshold < 1 or not 0 < iou_threshold <= 1:
+        raise ValueError(
+            "score_threshold must be in [0, 1) and iou_threshold in (0, 1]; "
+            f"got score_threshold={score_threshold}, iou_threshold={iou_threshold}"
+        )
+    offsets, logits = offsets.float(), logits.float()
+    log_scores = logits[..., 1:] - logits.logsumexp(dim=-1, keepdim=True)
+    num_classes = log_scores.shape[-1]
+    log_scores = log_scores.flatten(1)  # [B, A * C]
+    use_kernel = log_scores.device.type == "cpu" if use_kernel is None else use_kernel
+
+    prefix, rounds = FIRST_PREFIX, FIRST_ROUNDS
+    while True:
+        prefix = min(prefix, log_scores.shape[1])
+        best, index = log_scores.topk(prefix)  # [B, P], descending
+        scores = best.exp()
+        anchor = index // num_classes
+        labels = index % num_classes + 1
+        boxes = cxcywh_to_xyxy(decode_offsets(_rows(offsets, anchor), default_boxes[anchor]))
+        candidate = (scores > score_threshold) & (_rank_in_class(labels, num_classes) < candidates_per_class)
+        if use_kernel:
+            keep, converged = _suppress_with_kernel(boxes, labels, candidate, iou_threshold), None
+        else:
+            keep, converged = _suppress_with_tensors(boxes, labels, candidate, iou_threshold, rounds)
+        # Certain if enough survive, or if the prefix reached below the threshold: nothing is left to come.
+        certain = ((keep.sum(dim=1) >= max_detections) | (scores[:, -1] <= score_threshold)).all()
+        certain, converged = _read(certain, converged)
+        if converged and (certain or prefix == log_scores.shape[1]):
+            return _best(keep, boxes, scores, labels, max_detections)
+        prefix, rounds = prefix if certain else prefix * 4, rounds if converged else rounds * 4
+
+
+def _read(certain: Tensor, converged: Tensor | None) -> tuple[bool, bool]:
+    """The one host sync of an attempt."""
+    if converged is None:
+        return bool(certain), True
+    certain, converged = torch.stack((certain, converged)).tolist()
+    return certain, converged
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """values [B, A, K], index [B, P] -> [B, P, K]."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _rank_in_class(labels: Tensor, num_classes: int) -> Tensor:
+    """labels [B, P] by descending score -> how many earlier candidates share the label, [B, P]."""
+    seen = F.one_hot(labels - 1, num_classes).to(torch.int32).cumsum(dim=1, dtype=torch.int32)
+    return seen.gather(2, (labels - 1).unsqueeze(-1)).squeeze(-1) - 1
+
+
+def _best(keep: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first `count` kept candidates, 0-padded to that many."""
+    length = keep.shape[1]
+    # Distinct keys, descending in score order, exact in float32: a top-k without ties on any device.
+    key = torch.where(keep, torch.arange(length, 0, -1, device=keep.device), 0).float()
+    key, position = key.topk(min(count, length))
+    real = key > 0
+    boxes = torch.where(real.unsqueeze(-1), _rows(boxes, position), 0.0)
+    scores = torch.where(real, scores.gather(1, position), 0.0)
+    labels = torch.where(real, labels.gather(1, position), 0)
+    missing = count - position.shape[1]
+    return F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing)), F.pad(labels, (0, missing))
+
+
+def _suppress_with_kernel(boxes: Tensor, labels: Tensor, candidate: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy NMS per image and class by torchvision's operator: [B, P, ...] -> keep [B, P].
+
+    Class by class rather than with shifted coordinates, whose rounding moves IoUs.
+    """
+    # The operator suppresses above its threshold, we at it: give it the largest float32 below ours.
+    below = torch.tensor(iou_threshold, dtype=torch.float32)
+    if below.item() >= iou_threshold:
+        below = torch.nextafter(below, below.new_tensor(0.0))
+    threshold = below.item()
+    keep = torch.zeros_like(candidate)
+    for image in range(len(boxes)):
+        position = candidate[image].nonzero().squeeze(1)
+        position = position[labels[image, position].argsort(stable=True)]  # by class, then by score
+        sizes = labels[image, position].unique_consecutive(return_counts=True)[1].tolist()
+        for members in position.split(sizes):
+            if len(members) > 1:
+                order = torch.arange(len(members), 0, -1, device=boxes.device, dtype=boxes.dtype)
+                members = members[torchvision.ops.nms(boxes[image, members], order, threshold)]
+            keep[image, members] = True
+    return keep
+
+
+def _suppress_with_tensors(
+    boxes: Tensor, labels: Tensor, candidate: Tensor, iou_threshold: float, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """The same in plain tensor operations: keep [B, P] and a 0-dim flag that says whether `rounds` were enough.
+
+    A candidate is kept if no kept better one conflicts with it. Iterating that from "all kept" settles the candidates
+    in score order, at least one of a suppression chain per round, and ends in the greedy result.
+    """
+    kept, converged = [], torch.ones((), dtype=torch.bool, device=boxes.device)
+    for start in range(0, boxes.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        alive = candidate[:, block]
+        for earlier, previous in enumerate(kept):
+            before = slice(earlier * BLOCK, earlier * BLOCK + BLOCK)
+            conflict = _conflicts(boxes, labels, before, block, iou_threshold)
+            alive = alive & ~_any_kept(previous, conflict)
+        conflict = _conflicts(boxes, labels, block, block, iou_threshold).triu(diagonal=1)
+        keep = alive
+        for _ in range(min(rounds, BLOCK)):
+            keep, last = alive & ~_any_kept(keep, conflict), keep
+        converged = converged & ((keep == last).all() if rounds < BLOCK else True)
+        kept.append(keep)
+    return torch.cat(kept, dim=1), converged
+
+
+def _conflicts(boxes: Tensor, labels: Tensor, better: slice, worse: slice, iou_threshold: float) -> Tensor:
+    """float32 [B, better, worse]: 1 where two boxes of one class overlap by the threshold or more."""
+    overlap = box_iou(boxes[:, better], boxes[:, worse]) >= iou_threshold
+    return (overlap & (labels[:, better].unsqueeze(2) == labels[:, worse].unsqueeze(1))).float()
+
+
+def _any_kept(keep: Tensor, conflict: Tensor) -> Tensor:
+    """[B, better] bool, [B, better, worse] -> [B, worse]: does any kept better candidate conflict with it?"""
+    return torch.bmm(keep.float().unsqueeze(1), conflict).squeeze(1) > 0

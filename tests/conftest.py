@@ -1,0 +1,60 @@
+"""Shared fixtures: the golden figures of the published recipe, and real data where they lie beside the project."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED = PROJECT.parent / "shared"
+sys.path.insert(0, str(PROJECT))
+
+from ssd.default_boxes import BOXES_PER_CELL, FEATURE_SIZES  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Opens a file of golden figures by name."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = SHARED / "golden" / name
+        if not path.exists():
+            pytest.skip(f"golden figures are not here: {path}")
+        return dict(np.load(path))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The path of a data set below shared/data."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "data" / name
+        if not path.exists():
+            pytest.skip(f"real data is not here: {path}")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """A small built-in sample data set: 24 training and 10 validation pictures."""
+    from coco.sample import write_sample
+
+    directory = tmp_path_factory.mktemp("sample")
+    write_sample(directory, train_images=24, val_images=10)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def reference_order() -> torch.Tensor:
+    """int64 [8732]: for each default box in the recipe's order (shape by shape in a map) its index in ours."""
+    order, start = [], 0
+    for size, shapes in zip(FEATURE_SIZES, BOXES_PER_CELL, strict=True):
+        order.append(torch.arange(start, start + size * size * shapes).view(size * size, shapes).t().flatten())
+        start += size * size * shapes
+    return torch.cat(order)
