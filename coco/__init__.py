@@ -1,0 +1,1 @@
+"""COCO-format data: annotations, pictures, the mAP metric and a generated sample."""

@@ -1,0 +1,200 @@
+"""COCO annotations as flat arrays: no object per annotation, one sort, cached beside the json and memory-mapped.
+A second start costs milliseconds, and every worker, forked or spawned, shares the same pages.
+"""
+
+import hashlib
+import os
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from coco.annotation_cache import BrokenCache, Contents, Stamp, load_or_build, open_cache, pack, unpack
+from coco.annotation_checks import UNSAFE_NAME, AnnotationError
+from coco.annotation_parser import Columns, check_is_file, parse
+
+__all__ = ["AnnotationError", "CocoAnnotations"]
+
+# A box sticks out of its image when it does by more than this. COCO's own boxes overstep by some hundredths of a pixel,
+# and exporters that count pixels from 1 by a whole one; neither is worth a warning. All are clipped for training.
+STICKS_OUT_PX = 1.0
+EXAMPLES = 3  # images named in the warning
+
+
+class CocoAnnotations:
+    """The images, boxes and classes of one COCO json, N images and M annotations, sorted by image id.
+
+    The arrays are read-only views. The raw boxes, areas and crowd flags are what evaluation uses; `training_boxes` are
+    derived from them: clipped, normalised, degenerate ones dropped.
+
+    An instance pickles as the paths of the json and its cache, and opens the cache again when unpickled.
+    """
+
+    path: Path  # the json, absolute
+    image_ids: np.ndarray  # int64 [N], ascending
+    widths: np.ndarray  # int32 [N]
+    heights: np.ndarray  # int32 [N]
+    first: np.ndarray  # int64 [N + 1]; annotations of image i are rows first[i]:first[i + 1], in file order
+    bboxes: np.ndarray  # float64 [M, 4], xywh in pixels exactly as written
+    areas: np.ndarray  # float64 [M]; width * height where the file has none
+    iscrowd: np.ndarray  # bool [M]; False where the file has none
+    labels: np.ndarray  # int64 [M], 1..C: rank of the category id
+    category_ids: tuple[int, ...]  # ascending; label l is category_ids[l - 1]
+    class_names: tuple[str, ...]
+    trainable: np.ndarray  # int64, indices of the images with at least one training box
+    num_dropped: int  # annotations without a training box: zero or negative size, or outside the image
+    num_clipped: int  # training boxes that stuck out of the image by more than STICKS_OUT_PX
+
+    @classmethod
+    def load(cls, path, cache: bool = True) -> "CocoAnnotations":
+        """Reads the json at `path`, or its cache if that is up to date; AnnotationError if the file cannot be used."""
+        path = Path(os.path.abspath(path))
+        check_is_file(path)
+        contents, cache_path = load_or_build(path, lambda: _build(path)) if cache else (unpack(_build(path)), None)
+        annotations = cls(path, contents, cache_path)
+        if annotations.num_dropped or annotations.num_clipped:
+            warnings.warn(annotations._oddities(), stacklevel=2)
+        return annotations
+
+    def __init__(self, path: Path, contents: Contents, cache_path: Path | None):
+        arrays, meta = contents.arrays, contents.meta
+        self.path = path
+        self.image_ids, self.widths, self.heights = arrays["image_ids"], arrays["widths"], arrays["heights"]
+        self.first, self.bboxes, self.areas = arrays["first"], arrays["bboxes"], arrays["areas"]
+        self.iscrowd, self.labels, self.trainable = arrays["iscrowd"], arrays["labels"], arrays["trainable"]
+        self.category_ids, self.class_names = tuple(meta["category_ids"]), tuple(meta["class_names"])
+        self.num_dropped, self.num_clipped = meta["num_dropped"], meta["num_clipped"]
+        self._first_training = arrays["first_training"]  # int64 [N + 1]
+        self._training_boxes = arrays["training_boxes"]  # float32 [K, 4]
+        self._training_labels = arrays["training_labels"]  # int64 [K]
+        self._first_letter = arrays["first_letter"]  # int64 [N + 1]
+        self._letters = arrays["letters"]  # uint8, all file names in UTF-8
+        self._indices = range(len(self.image_ids))
+        self._contents, self._cache_path = contents, cache_path
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def file_name(self, i: int) -> str:
+        i = self._indices[i]
+        name = self._letters[self._first_letter[i] : self._first_letter[i + 1]].tobytes().decode()
+        # Checked when the json was parsed; but a cache may come with somebody's data, and this name will be opened.
+        if UNSAFE_NAME.search(name):
+            raise AnnotationError(f"{self._cache_path}: {name!r} leaves the image directory. Delete this cache.")
+        return name
+
+    def training_boxes(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh arrays of image i: boxes float32 [G, 4], xyxy normalised to [0, 1]; labels int64 [G]."""
+        i = self._indices[i]
+        rows = slice(self._first_training[i], self._first_training[i + 1])
+        return self._training_boxes[rows].copy(), self._training_labels[rows].copy()
+
+    def __reduce__(self):
+        if self._cache_path is None:
+            return _from_memory, (type(self), self.path, self._contents.buffer)
+        return _from_cache, (type(self), self.path, self._cache_path, self._contents.stamp.digest)
+
+    def _oddities(self) -> str:
+        examples = self._contents.meta["examples"]
+        return (
+            f"{self.path}: for training, {self.num_dropped} of {len(self.labels)} boxes were dropped (zero or negative "
+            f"size, or outside the image) and {self.num_clipped} that stick out by more than {STICKS_OUT_PX:g} px were "
+            f"clipped, first in {', '.join(examples)}. Evaluation uses the boxes as written."
+        )
+
+
+def _from_memory(cls, path: Path, buffer: bytearray) -> CocoAnnotations:
+    return cls(path, unpack(buffer), None)
+
+
+def _from_cache(cls, path: Path, cache_path: Path, digest: bytes) -> CocoAnnotations:
+    try:
+        contents = open_cache(cache_path)
+        if contents.stamp.digest == digest:
+            return cls(path, contents, cache_path)
+    except (OSError, BrokenCache):
+        pass
+    annotations = cls.load(path)  # the cache is gone or was built anew
+    if annotations._contents.stamp.digest != digest:
+        raise AnnotationError(f"{path}: has changed since it was loaded, so indices no longer agree. Start again.")
+    return annotations
+
+
+def _build(path: Path) -> bytearray:
+    """Reads and checks the json, and packs what `CocoAnnotations` needs."""
+    stamp, columns = _read(path)
+    return pack(stamp, *_arrange(columns))
+
+
+def _read(path: Path) -> tuple[Stamp, Columns]:
+    try:
+        checked_ns = time.time_ns()
+        with open(path, "rb", buffering=0) as file:
+            # Taken before the reading: a file that changes meanwhile will look changed to the next start.
+            state = os.fstat(file.fileno())
+            data = file.readall()
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from None
+    with ThreadPoolExecutor(1) as other:  # hashing releases the GIL, so it costs nothing beside the parsing
+        digest = other.submit(lambda: hashlib.blake2b(data, digest_size=32).digest())
+        columns = parse(path, data)
+        return Stamp(state.st_size, state.st_mtime_ns, checked_ns, digest.result()), columns
+
+
+def _arrange(columns: Columns) -> tuple[dict, dict[str, np.ndarray]]:
+    """Sorts by image id, keeping file order within an image, and derives labels and training boxes."""
+    by_id = np.argsort(columns.image_ids)
+    image_ids, widths, heights = columns.image_ids[by_id], columns.widths[by_id], columns.heights[by_id]
+    names = [columns.file_names[index] for index in by_id]
+    letters = [name.encode() for name in names]
+
+    by_image = np.argsort(columns.image_ranks, kind="stable")
+    image, bboxes = columns.image_ranks[by_image], columns.bboxes[by_image]
+    labels = columns.category_ranks[by_image] + 1
+    category_ids = sorted(columns.categories)
+
+    boxes, usable, sticks_out = _normalised(bboxes, np.stack([widths, heights], 1)[image])
+    first_training = _first_rows(image[usable], len(image_ids))
+    clipped = usable & sticks_out
+    odd_images = list(dict.fromkeys(image[~usable | clipped].tolist()))[:EXAMPLES]
+    meta = {
+        "category_ids": category_ids,
+        "class_names": [columns.categories[id] for id in category_ids],
+        "num_dropped": int(np.sum(~usable)),
+        "num_clipped": int(np.sum(clipped)),
+        "examples": [names[index] for index in odd_images],
+    }
+    return meta, {
+        "image_ids": image_ids,
+        "widths": widths,
+        "heights": heights,
+        "first": _first_rows(image, len(image_ids)),
+        "bboxes": bboxes,
+        "areas": columns.areas[by_image],
+        "iscrowd": columns.iscrowd[by_image],
+        "labels": labels,
+        "first_training": first_training,
+        "training_boxes": boxes[usable],
+        "training_labels": labels[usable],
+        "trainable": np.flatnonzero(np.diff(first_training)).astype(np.int64),
+        "first_letter": np.cumsum([0, *map(len, letters)], dtype=np.int64),
+        "letters": np.frombuffer(b"".join(letters), np.uint8),
+    }
+
+
+def _normalised(bboxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """xywh pixels [M, 4] in images of `sizes` [M, 2] -> (clipped xyxy in [0, 1], usable [M], sticks_out [M])."""
+    with np.errstate(over="ignore"):
+        low, high = bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]
+    boxes = np.concatenate([np.clip(low, 0, sizes) / sizes, np.clip(high, 0, sizes) / sizes], 1).astype(np.float32)
+    # Compared in float32: a box that vanishes there would have no logarithm of its size in the loss.
+    usable = (bboxes[:, 2:] > 0).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    sticks_out = ((low < -STICKS_OUT_PX) | (high > sizes + STICKS_OUT_PX)).any(1)
+    return boxes, usable, sticks_out
+
+
+def _first_rows(image: np.ndarray, images: int) -> np.ndarray:
+    """Rows sorted by `image` -> where each image's rows begin, and the end. [N + 1]"""
+    return np.searchsorted(image, np.arange(images + 1))
