@@ -1,0 +1,200 @@
+"""COCO box mAP as a torchmetrics Metric: COCOeval's semantics, every image once, the same numbers on every rank."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torchmetrics import Metric
+
+from coco.annotations import CocoAnnotations
+
+# COCOeval's twelve numbers, in its order.
+NUMBERS = (
+    *("mAP", "mAP_50", "mAP_75", "mAP_small", "mAP_medium", "mAP_large"),
+    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
+)
+BACKENDS = {  # name -> (module of COCO, module and class of COCOeval)
+    "faster_coco_eval": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
+    "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
+}
+
+
+class CocoMeanAveragePrecision(Metric):
+    """COCO box mAP over the images that `update` was given, with crowd regions and areas of the annotation file.
+
+    Detections wait in compact arrays on the CPU (image ids need 64 bits, which an MLU does not keep). `compute` gathers
+    them as objects, evaluates on rank 0 and gives every rank the result.
+
+    Args:
+        annotations: of the evaluated split.
+        backend: `faster_coco_eval` (C++), or `pycocotools`, which gives the same numbers, slowly.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, annotations: CocoAnnotations, backend: str = "faster_coco_eval", **kwargs: Any) -> None:
+        super().__init__(sync_on_compute=False, **kwargs)  # `compute` gathers by itself, see above
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+        self.annotations = annotations
+        self.backend = backend
+        self.evaluation: dict[str, np.ndarray] | None = None  # COCOeval's `eval` after `compute`, on rank 0
+        self._ground_truth: Any = None
+        self._batches: list[tuple[np.ndarray, ...]] = []
+
+    def reset(self) -> None:
+        super().reset()
+        self._batches = []
+
+    def update(self, image_ids: Sequence[int], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
+        """Adds the detections of some images, each image once in an epoch over all ranks.
+
+        Args:
+            image_ids: n ids of the annotation file.
+            boxes: [n, D, 4] xyxy in pixels of the original image. scores: [n, D]. labels: [n, D], 1..C, 0 = none.
+        """
+        image_ids = np.asarray(image_ids, dtype=np.int64)
+        found = labels.cpu().numpy() > 0  # [n, D]
+        boxes = boxes.cpu().numpy()[found]
+        self._batches.append(
+            (
+                image_ids,
+                found.sum(axis=1),
+                boxes,
+                scores.cpu().numpy()[found],
+                labels.cpu().numpy()[found].astype(np.int16),
+            )
+        )
+
+    def compute(self) -> dict[str, float]:
+        """The twelve numbers by name (`NUMBERS`), float64; -1 where there is nothing to measure, as in COCOeval.
+
+        Raises:
+            ValueError: on every rank, if an image was given twice or is not in the annotation file.
+        """
+        own = self._collected()
+        if not (dist.is_available() and dist.is_initialized()):
+            return self._evaluate([own])
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, own)
+        outcome: list[Any] = [None]
+        if dist.get_rank() == 0:
+            try:
+                outcome = [self._evaluate(gathered)]
+            except ValueError as error:  # the other ranks wait for a result: tell them
+                outcome = [error]
+        dist.broadcast_object_list(outcome, src=0)
+        if isinstance(outcome[0], ValueError):
+            raise outcome[0]
+        return outcome[0]
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """After `compute`, on rank 0: per class its name, number of ground truths, AP, AP50, AP75 and AR at 100."""
+        precision, recall = (
+            self.evaluation["precision"],
+            self.evaluation["recall"],
+        )  # [T, R, C, area, max], [T, C, area, max]
+
+        def mean(values: np.ndarray) -> float:
+            values = values[values > -1]
+            return float(values.mean()) if values.size else -1.0
+
+        counts = np.bincount(self._evaluated_labels(), minlength=len(self.annotations.class_names) + 1)[1:]
+        return [
+            {
+                "name": name,
+                "category_id": self.annotations.category_ids[c],
+                "ground_truths": int(counts[c]),
+                "AP": mean(precision[:, :, c, 0, -1]),
+                "AP50": mean(precision[0, :, c, 0, -1]),
+                "AP75": mean(precision[5, :, c, 0, -1]),
+                "AR": mean(recall[:, c, 0, -1]),
+            }
+            for c, name in enumerate(self.annotations.class_names)
+        ]
+
+    def _collected(self) -> tuple[np.ndarray, ...]:
+        """This rank's image ids [n], detections per image [n], boxes [m, 4], scores [m], labels [m]."""
+        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int16))
+        return tuple(np.concatenate(parts) for parts in zip(*self._batches, strict=True)) if self._batches else empty
+
+    def _evaluate(self, shards: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
+        image_ids, counts, boxes, scores, labels = (np.concatenate(parts) for parts in zip(*shards, strict=True))
+        self._check(image_ids)
+        self._evaluated = image_ids
+        coco_class, eval_class = _backend(self.backend)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            if self._ground_truth is None:
+                self._ground_truth = _coco(coco_class, self.annotations, _ground_truths(self.annotations))
+            found = _detections(self.annotations, np.repeat(image_ids, counts), boxes, scores, labels)
+            evaluator = eval_class(self._ground_truth, _coco(coco_class, self.annotations, found), "bbox")
+            evaluator.params.imgIds = np.sort(image_ids).tolist()
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        self.evaluation = {key: np.asarray(evaluator.eval[key]) for key in ("precision", "recall", "scores")}
+        return dict(zip(NUMBERS, map(float, evaluator.stats[: len(NUMBERS)]), strict=True))
+
+    def _check(self, image_ids: np.ndarray) -> None:
+        unique, counts = np.unique(image_ids, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(
+                f"image {unique[counts > 1][0]} was evaluated {counts.max()} times; every image counts once"
+            )
+        unknown = np.setdiff1d(unique, self.annotations.image_ids)
+        if len(unknown):
+            raise ValueError(f"image {unknown[0]} is not in {self.annotations.path}")
+
+    def _evaluated_labels(self) -> np.ndarray:
+        image = np.repeat(self.annotations.image_ids, np.diff(self.annotations.first))
+        return self.annotations.labels[np.isin(image, self._evaluated) & ~self.annotations.iscrowd]
+
+
+def _backend(name: str) -> tuple[Any, Any]:
+    coco_module, eval_module, eval_class = BACKENDS[name]
+    return importlib.import_module(coco_module).COCO, getattr(importlib.import_module(eval_module), eval_class)
+
+
+def _coco(coco_class: Any, annotations: CocoAnnotations, records: list[dict]) -> Any:
+    coco = coco_class()
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in annotations.image_ids.tolist()],
+        "categories": [{"id": category_id} for category_id in annotations.category_ids],
+        "annotations": records,
+    }
+    coco.createIndex()
+    return coco
+
+
+def _ground_truths(annotations: CocoAnnotations) -> list[dict]:
+    images = np.repeat(annotations.image_ids, np.diff(annotations.first))
+    categories = np.asarray(annotations.category_ids)[annotations.labels - 1]
+    columns = (images, categories, annotations.bboxes, annotations.areas, annotations.iscrowd.astype(int))
+    return [
+        {"id": i, "image_id": image, "category_id": category, "bbox": bbox, "area": area, "iscrowd": crowd}
+        # ids from 1: COCOeval takes a match with id 0 for none
+        for i, (image, category, bbox, area, crowd) in enumerate(
+            zip(*(c.tolist() for c in columns), strict=True), start=1
+        )
+    ]
+
+
+def _detections(
+    annotations: CocoAnnotations, images: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+) -> list[dict]:
+    boxes = boxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]  # xywh
+    categories = np.asarray(annotations.category_ids)[labels - 1]
+    columns = (images, categories, boxes, boxes[:, 2] * boxes[:, 3], scores.astype(np.float64))
+    return [
+        {"id": i, "image_id": image, "category_id": category, "bbox": bbox, "area": area, "score": score, "iscrowd": 0}
+        for i, (image, category, bbox, area, score) in enumerate(
+            zip(*(c.tolist() for c in columns), strict=True), start=1
+        )
+    ]

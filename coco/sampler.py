@@ -1,0 +1,63 @@
+"""Which samples a process takes, and in which order: a function of (seed, epoch) alone, for any number of processes.
+
+Both samplers are DistributedSamplers by class, so Lightning leaves them as they are and tells them the epoch.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import DistributedSampler
+
+
+class TrainingSampler(DistributedSampler):
+    """Yields (epoch, index) keys. Step k of W processes with batch B takes samples k*W*B .. (k+1)*W*B of the epoch's
+    order, rank r the r-th slice of B; the tail that fills no step is dropped.
+
+    Raises:
+        ValueError: fewer samples than one step takes.
+    """
+
+    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.epoch = 0
+        self.num_steps = len(indices) // (batch_size * num_replicas)
+        if self.num_steps == 0:
+            raise ValueError(
+                f"{len(indices)} training images with boxes do not fill one step of {num_replicas} device(s) x batch "
+                f"{batch_size}; use a smaller --data.batch_size or fewer --devices"
+            )
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.indices)
+        steps = order[: len(self) * self.num_replicas].reshape(self.num_steps, self.num_replicas, self.batch_size)
+        return iter([(self.epoch, index) for index in steps[:, self.rank].ravel().tolist()])
+
+    def __len__(self) -> int:
+        return self.num_steps * self.batch_size
+
+
+class EvaluationSampler(DistributedSampler):
+    """Yields every index once over all processes: rank r takes r, r + W, r + 2W ...
+
+    Ranks left one short yield a None at the end, which is no image (the collate function drops it): so every rank runs
+    the same number of batches and joins every collective, even one without any image.
+    """
+
+    def __init__(self, length: int, num_replicas: int = 1, rank: int = 0) -> None:
+        self.length = length
+        self.num_replicas = num_replicas
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[int | None]:
+        own: list[int | None] = list(range(self.rank, self.length, self.num_replicas))
+        return iter(own + [None] * (len(self) - len(own)))
+
+    def __len__(self) -> int:
+        return -(-self.length // self.num_replicas)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Evaluation has one order."""

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from coco.sampler import EvaluationSampler, TrainingSampler
+
+
+def keys(num_replicas, rank, batch_size, epoch=0, seed=0, indices=None):
+    sampler = TrainingSampler(np.arange(100, 150) if indices is None else indices, batch_size, seed, num_replicas, rank)
+    sampler.set_epoch(epoch)
+    assert len(list(sampler)) == len(sampler)
+    return list(sampler)
+
+
+def test_every_step_takes_the_same_samples_for_any_number_of_processes():
+    alone = [index for _, index in keys(1, 0, 8)]
+    ranks = [[index for _, index in keys(2, rank, 4)] for rank in range(2)]
+    for step in range(len(alone) // 8):
+        together = ranks[0][step * 4 : step * 4 + 4] + ranks[1][step * 4 : step * 4 + 4]
+        assert together == alone[step * 8 : step * 8 + 8]
+
+
+def test_an_epoch_has_every_sample_at_most_once_and_drops_the_tail():
+    taken = [index for _, index in keys(1, 0, 8)]
+    assert len(taken) == 48 == len(set(taken))
+    assert set(taken) <= set(range(100, 150))
+
+
+def test_epochs_and_seeds_change_the_order_and_keys_carry_the_epoch():
+    assert keys(1, 0, 8, epoch=1) != keys(1, 0, 8, epoch=0)
+    assert keys(1, 0, 8, seed=1) != keys(1, 0, 8, seed=0)
+    assert {epoch for epoch, _ in keys(1, 0, 8, epoch=5)} == {5}
+
+
+def test_too_few_images_for_one_step_is_an_error_with_both_numbers():
+    with pytest.raises(ValueError, match=r"3 training images.*2 device\(s\) x batch 4"):
+        keys(2, 0, 4, indices=np.arange(3))
+
+
+@pytest.mark.parametrize(("length", "replicas"), [(10, 1), (10, 3), (1, 2), (7, 4)])
+def test_evaluation_takes_every_image_once_in_equally_many_steps(length, replicas):
+    shards = [list(EvaluationSampler(length, replicas, rank)) for rank in range(replicas)]
+    assert len({len(shard) for shard in shards}) == 1
+    assert len(shards[0]) == len(EvaluationSampler(length, replicas, 0))
+    assert sorted(index for shard in shards for index in shard if index is not None) == list(range(length))

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from coco.transforms import MIN_IOUS, colour_matrices, draw_crop, draw_sample, generator
+
+BOXES = np.array([[0.1, 0.2, 0.4, 0.6], [0.5, 0.5, 0.9, 0.95], [0.05, 0.05, 0.15, 0.12]], dtype=np.float32)
+LABELS = np.array([1, 2, 3])
+
+
+def samples(count=300):
+    return [draw_sample(generator(0, 0, index), 640, 480, BOXES.copy(), LABELS) for index in range(count)]
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone():
+    def draw(*key):
+        sample = draw_sample(generator(*key), 640, 480, BOXES.copy(), LABELS)
+        return (sample.crop, sample.flip, sample.boxes.tobytes(), sample.colour.tobytes())
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    assert len({draw(1, 2, 3), draw(0, 2, 3), draw(1, 0, 3), draw(1, 2, 0)}) == 4
+
+
+def test_crops_are_whole_pixels_within_the_recipes_ranges_and_hold_a_box():
+    for sample in samples():
+        left, top, right, bottom = sample.crop
+        assert 0 <= left < right <= 640 and 0 <= top < bottom <= 480
+        width, height = (right - left) / 640, (bottom - top) / 480
+        assert width >= 0.29 and height >= 0.29 and 0.45 < width / height < 2.2
+        assert len(sample.boxes) == len(sample.labels) >= 1
+        assert sample.boxes.dtype == np.float32
+        assert (sample.boxes >= 0).all() and (sample.boxes <= 1).all()
+        assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
+
+
+def test_a_seventh_and_more_of_the_pictures_stay_whole_and_half_are_flipped():
+    drawn = samples()
+    whole = np.mean([sample.crop == (0, 0, 640, 480) for sample in drawn])
+    assert 1 / 7 < whole < 0.8
+    assert 0.4 < np.mean([sample.flip for sample in drawn]) < 0.6
+
+
+def test_cropped_boxes_cover_the_same_pixels_of_the_picture():
+    for index in range(100):
+        crop, boxes, labels = draw_crop(generator(0, 0, index), 640, 480, BOXES, LABELS)
+        left, top, right, bottom = crop
+        for box, label in zip(boxes, labels, strict=True):
+            original = BOXES[label - 1] * np.float32([640, 480, 640, 480])
+            back = box * np.float32([right - left, bottom - top] * 2) + np.float32([left, top] * 2)
+            clipped = np.clip(original, [left, top] * 2, [right, bottom] * 2)
+            np.testing.assert_allclose(back, clipped, atol=1e-2)
+
+
+def test_only_boxes_whose_centre_is_inside_stay():
+    for index in range(100):
+        crop, _, labels = draw_crop(generator(0, 0, index), 640, 480, BOXES, LABELS)
+        centres = (BOXES[:, :2] + BOXES[:, 2:]) / 2 * (640, 480)
+        inside = ((centres >= crop[:2]) & (centres < crop[2:])).all(axis=1)
+        assert labels.tolist() == LABELS[inside].tolist()
+
+
+def test_flipping_mirrors_the_boxes():
+    for index in range(50):
+        rng = generator(0, 0, index)
+        _, unflipped, _ = draw_crop(rng, 640, 480, BOXES, LABELS)
+        sample = draw_sample(generator(0, 0, index), 640, 480, BOXES.copy(), LABELS)
+        if sample.flip:
+            np.testing.assert_allclose(sample.boxes[:, [0, 2]], 1 - unflipped[:, [2, 0]], atol=1e-6)
+            np.testing.assert_array_equal(sample.boxes[:, [1, 3]], unflipped[:, [1, 3]])
+        else:
+            np.testing.assert_array_equal(sample.boxes, unflipped)
+
+
+def test_a_tiny_picture_is_cropped_without_end_or_empty_crop():
+    boxes = np.array([[0, 0, 1, 1]], dtype=np.float32)
+    for index in range(50):
+        crop, boxes_left, _ = draw_crop(generator(0, 0, index), 1, 2, boxes, np.array([1]))
+        assert crop[2] > crop[0] and crop[3] > crop[1] and len(boxes_left) == 1
+
+
+def plain_jitter(pixels: np.ndarray, seed: int) -> np.ndarray:
+    """The colour jitter step by step on float pixels [n, 3], with the draws of `colour_matrices`."""
+    rng = np.random.default_rng(seed)
+    brightness, contrast, saturation = rng.uniform(0.875, 1.125), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
+    turns = rng.uniform(-0.05, 0.05)
+    luma = np.array([0.299, 0.587, 0.114])
+    for name in rng.permutation(["brightness", "contrast", "saturation", "hue"]):
+        grey = (pixels @ luma)[:, None]
+        if name == "brightness":
+            pixels = pixels * brightness
+        elif name == "contrast":
+            pixels = contrast * pixels + (1 - contrast) * grey.mean()
+        elif name == "saturation":
+            pixels = saturation * pixels + (1 - saturation) * grey
+        else:
+            # NTSC's I and Q as the real and imaginary part of one chroma number, turned by an angle.
+            chroma = pixels @ [0.595716, -0.274453, -0.321263] + 1j * (pixels @ [0.211456, -0.522591, 0.311135])
+            chroma = chroma * np.exp(2j * np.pi * turns)
+            i, q = chroma.real[:, None], chroma.imag[:, None]
+            pixels = grey + i * [0.9563, -0.2721, -1.1070] + q * [0.6210, -0.6474, 1.7046]
+    return pixels
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_colour_matrices_equal_the_jitter_applied_step_by_step(seed):
+    pixels = np.random.default_rng(100 + seed).uniform(0, 1, (50, 3))
+    matrices = colour_matrices(np.random.default_rng(seed)).astype(np.float64)
+    ours = pixels @ matrices[:, :3].T + matrices[:, 3:] @ pixels.mean(axis=0)
+    np.testing.assert_allclose(ours, plain_jitter(pixels, seed), atol=2e-3)  # NTSC's published constants are rounded
+
+
+def test_jitter_stays_within_the_recipes_ranges():
+    grey = np.full(3, 0.5)
+    for index in range(200):
+        matrices = colour_matrices(generator(0, 0, index))
+        brightness = (matrices[:, :3] + matrices[:, 3:]) @ grey / 0.5  # of a grey picture only brightness moves
+        assert (brightness >= 0.874).all() and (brightness <= 1.126).all()
+
+
+def test_the_recipes_crop_demands_are_the_papers():
+    assert MIN_IOUS == (0.1, 0.3, 0.5, 0.7, 0.9, None)
