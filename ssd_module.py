@@ -1,0 +1,235 @@
+"""SSDModule: the LightningModule of SSD300. Steps, optimiser, schedule, metric; the detector itself lives in ssd/."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from checkpoints import CheckpointError, read_checkpoint
+from coco.metric import CocoMeanAveragePrecision
+from pretrained import backbone_weights
+from ssd.default_boxes import ssd300_default_boxes
+from ssd.loss import MultiBoxLoss
+from ssd.matching import match
+from ssd.model import SSD300
+from ssd.postprocess import detect
+
+REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
+
+
+class SSDModule(pl.LightningModule):
+    """SSD300 v1.1 with the published recipe's loss, optimiser and schedule.
+
+    Args:
+        backbone: resnet18, resnet34, resnet50, resnet101 or resnet152.
+        num_classes: C, without background. The command line takes it from the data set.
+        class_names: C names; `class 1` .. `class C` by default.
+        category_ids: C COCO category ids, ascending; 1..C by default. Label l of the model is category_ids[l - 1].
+        backbone_weights: a torchvision weights name (`IMAGENET1K_V2`), the path of a local torchvision state dict, or
+            None for random weights. Read when fitting starts, and not when it resumes from a checkpoint.
+        learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
+        momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
+        warmup_steps: optimiser steps of linear warm-up from 0.
+        milestones: epochs after which the rate is multiplied by `gamma`.
+        score_threshold, iou_threshold, max_detections: of `ssd.postprocess.detect`, in validation and prediction.
+        channels_last: memory format of the network; faster wherever it was measured.
+
+    Raises:
+        ValueError: names or ids that do not fit `num_classes`, an unknown backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        num_classes: int = 80,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        backbone_weights: str | None = None,
+        learning_rate: float = 2.6e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        warmup_steps: int = 300,
+        milestones: Sequence[int] = (43, 54),
+        gamma: float = 0.1,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        max_detections: int = 200,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        class_names = list(class_names or (f"class {label}" for label in range(1, num_classes + 1)))
+        category_ids = [int(i) for i in (category_ids or range(1, num_classes + 1))]
+        if len(class_names) != num_classes or len(category_ids) != num_classes:
+            raise ValueError(
+                f"num_classes is {num_classes}, but there are {len(class_names)} class_names and "
+                f"{len(category_ids)} category_ids"
+            )
+        milestones = list(milestones)
+        self.save_hyperparameters()  # plain lists and numbers, so checkpoints open with weights_only=True
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.model = SSD300(backbone, num_classes)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.loss = MultiBoxLoss()
+        self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
+        self.metric: CocoMeanAveragePrecision | None = None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised float images [B, 3, 300, 300] -> offsets [B, A, 4], logits [B, A, C + 1]."""
+        if self.hparams.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.model(images)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.hparams.backbone_weights and not self.trainer.ckpt_path:
+            self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint of another backbone or of other classes is refused by name, before tensors fail to fit."""
+        saved = checkpoint.get("hyper_parameters", {})
+        for key in ("backbone", "num_classes", "class_names", "category_ids"):
+            if key in saved and saved[key] != self.hparams[key]:
+                raise CheckpointError(
+                    f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(self.hparams[key])}; "
+                    "resume with the data set and backbone that it was trained with"
+                )
+
+    # Training
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """batch: images, boxes and labels of `COCODataModule`. Returns the loss and its detached parts."""
+        offsets, logits = self(batch["images"])
+        targets = match(batch["boxes"], batch["labels"], self.default_boxes)
+        localisation, confidence = self.loss(offsets, logits, *targets)
+        loss = localisation + confidence
+        parts = {"localisation": localisation.detach(), "confidence": confidence.detach()}
+        size = len(batch["images"])
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
+        return {"loss": loss, **parts}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """SGD with the recipe's parameter groups, linear scaling, warm-up and milestones."""
+        hparams = self.hparams
+        rate = hparams.learning_rate * self._global_batch() / REFERENCE_BATCH
+        groups = parameter_groups(self.model, hparams.weight_decay)
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum)
+        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else 1
+        milestones = [epoch * steps_per_epoch for epoch in hparams.milestones]
+
+        def factor(step: int) -> float:
+            warmup = min(1.0, step / hparams.warmup_steps) if hparams.warmup_steps else 1.0
+            return warmup * hparams.gamma ** sum(step >= milestone for milestone in milestones)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _global_batch(self) -> int:
+        """Images per optimiser step over all devices."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        batch_size = getattr(datamodule, "batch_size", None)
+        if batch_size is None:
+            self.trainer.estimated_stepping_batches  # noqa: B018 - sets up the data loaders
+            batch_size = self.trainer.train_dataloader.batch_size
+        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def _steps_per_epoch(self) -> int:
+        self.trainer.estimated_stepping_batches  # noqa: B018 - sets up the data loaders, so the next line is known
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
+    # Validation and prediction
+
+    def on_validation_epoch_start(self) -> None:
+        annotations = self.trainer.datamodule.val_annotations
+        if self.metric is None or self.metric.annotations is not annotations:
+            self.metric = CocoMeanAveragePrecision(annotations)
+        self.metric.reset()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """batch: images, image_ids and sizes of `COCODataModule`; an empty one (see its sampler) adds nothing."""
+        detections = self._detect(batch)
+        self.metric.update(batch["image_ids"], *detections)
+
+    def on_validation_epoch_end(self) -> None:
+        """Every rank computes the same numbers from all ranks' detections, so nothing is left to reduce."""
+        numbers = self.metric.compute()
+        if not self.trainer.sanity_checking:
+            self.log_dict({f"val/{name}": value for name, value in numbers.items()}, prog_bar=False)
+            self.log("mAP", numbers["mAP"], prog_bar=True)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """One dict an image, by descending score: image_id, boxes float32 [n, 4] xyxy in pixels of the original image,
+        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1])."""
+        boxes, scores, labels = self._detect(batch)
+        found = labels > 0
+        return [
+            {
+                "image_id": int(image_id),
+                "boxes": boxes[i, found[i]],
+                "scores": scores[i, found[i]],
+                "labels": labels[i, found[i]],
+            }
+            for i, image_id in enumerate(batch["image_ids"])
+        ]
+
+    def _detect(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
+        images = batch["images"]
+        if len(images) == 0:
+            count = self.hparams.max_detections
+            return torch.zeros(0, count, 4), torch.zeros(0, count), torch.zeros(0, count, dtype=torch.int64)
+        offsets, logits = self(images)
+        boxes, scores, labels = detect(
+            offsets,
+            logits,
+            self.default_boxes,
+            score_threshold=self.hparams.score_threshold,
+            iou_threshold=self.hparams.iou_threshold,
+            max_detections=self.hparams.max_detections,
+        )
+        size = torch.as_tensor(batch["sizes"], dtype=torch.float32)  # [B, 2], width and height
+        return boxes.cpu() * size.repeat(1, 2).unsqueeze(1), scores.cpu(), labels.cpu()
+
+
+def load_module(path: str | Path) -> SSDModule:
+    """An `SSDModule` on the CPU from a Lightning checkpoint of ours or a `.pt` file of the published recipe.
+
+    Backbone and classes come from the file; pretrained weights are not fetched.
+
+    Raises:
+        CheckpointError: missing, torn, of neither format, or more than plain data.
+    """
+    checkpoint = read_checkpoint(path)
+    if "model" in checkpoint:
+        from export import load_reference_checkpoint  # export builds on this module
+
+        return load_reference_checkpoint(path)
+    if "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: neither a Lightning checkpoint of this project (state_dict, hyper_parameters) nor one of the "
+            f"published recipe (model); it has {', '.join(map(str, checkpoint))[:200]}"
+        )
+    try:
+        module = SSDModule(**{**checkpoint["hyper_parameters"], "backbone_weights": None})
+        module.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: does not fit this project's SSDModule ({str(error)[:400]})") from None
+    return module
+
+
+def _short(value: Any) -> str:
+    return text if len(text := str(value)) <= 120 else f"{text[:117]}..."
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two optimiser groups: weights with more than one dimension decay; biases and normalisation do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,40 @@
+"""Trains SSD300 (Lightning's fit).
+
+python train.py --config configs/demo.yaml --data_root data/sample
+python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --accelerator mlu --devices 8
+python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --run_dir runs/0001 --ckpt_path last
+"""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+
+from cli import FitCLI, run
+from report import metrics_table
+
+
+def train(args: Sequence[str] | None = None) -> pl.Trainer:
+    """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting."""
+    cli = FitCLI(args)
+    cli.save_config()
+    if cli.trainer.is_global_zero:
+        print(f"run directory: {cli.run_dir}")
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    return cli.trainer
+
+
+def main() -> None:
+    trainer = train()
+    if trainer.is_global_zero:
+        numbers = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+        if "mAP_50" in numbers:
+            print(metrics_table(numbers))
+        for callback in trainer.checkpoint_callbacks:
+            if callback.monitor and callback.best_model_path:
+                print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
+            elif callback.last_model_path:
+                print(f"last checkpoint: {callback.last_model_path}")
+
+
+if __name__ == "__main__":
+    run(main)
