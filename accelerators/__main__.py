@@ -1,0 +1,107 @@
+"""`python -m accelerators`: what Lightning will use on this machine, and what to do if that is no MLU."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from . import backend
+from .flags import resolve_trainer_flags
+
+VARIABLES = (
+    *backend.VISIBLE_DEVICES,
+    "PYTORCH_CNDEV_BASED_MLU_CHECK",
+    "PYTORCH_MLU_ALLOC_CONF",
+    "TORCH_CNCL_BLOCKING_WAIT",
+    "TORCH_CNCL_ASYNC_ERROR_HANDLING",
+    "TORCH_CNCL_HEARTBEAT_TIMEOUT_SEC",
+    "TORCH_CNCL_DESYNC_DEBUG",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "LOCAL_RANK",
+)
+
+
+def main() -> None:
+    for name, value in facts().items():
+        print(f"{name + ':':<22} {value}")
+    reason = backend.unavailable_reason()
+    if reason is None:
+        print("\nNext: python train.py --accelerator mlu --devices 1")
+    else:
+        print(f"\nNo MLU can be used here.\n{reason}")
+
+
+def facts() -> dict[str, str]:
+    """What is here, as printed; a fact that cannot be asked for says so instead of stopping the others."""
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch_lightning": pl.__version__,
+        "torch_mlu": _torch_mlu_version(),
+        "MLUs": str(backend.device_count()),
+    }
+    if backend.is_available():
+        for ordinal in range(backend.device_count()):
+            found[f"  mlu:{ordinal}"] = _device(ordinal)
+        found["bf16"] = "yes" if torch.mlu.is_bf16_supported() else "no (capability below 5): use 16-mixed"
+        found["cncl"] = "registered" if dist.is_backend_available("cncl") else "missing: one MLU only"
+        found["TF32"] = _tf32()
+    found["CUDA devices"] = str(torch.cuda.device_count())
+    found["cnmon"] = shutil.which("cnmon") or "not found: device statistics show memory alone"
+    found["variables"] = (
+        ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ) or "none set"
+    )
+    found["accelerator=auto"] = _auto()
+    return found
+
+
+def _torch_mlu_version() -> str:
+    if not backend.is_installed():
+        return "not installed"
+    try:
+        backend.load()
+    except ImportError as error:
+        return f"does not import: {error.__cause__}"
+    import torch_mlu  # only to ask for its version: `load` has imported it
+
+    return str(getattr(torch_mlu, "__version__", None) or importlib.metadata.version("torch_mlu"))
+
+
+def _device(ordinal: int) -> str:
+    try:
+        free, total = torch.mlu.mem_get_info(ordinal)
+        memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    except (RuntimeError, AttributeError) as error:
+        memory = f"memory unknown: {error}"
+    return f"{torch.mlu.get_device_name(ordinal)}, {memory}"
+
+
+def _tf32() -> str:
+    switches = {}
+    for name in ("cnnl", "mlu.matmul"):
+        module = torch.backends
+        for part in name.split("."):
+            module = getattr(module, part, None)
+        switches[f"torch.backends.{name}.allow_tf32"] = getattr(module, "allow_tf32", "unknown")
+    return ", ".join(f"{name}={value}" for name, value in switches.items())
+
+
+def _auto() -> str:
+    flags = resolve_trainer_flags()
+    if flags["accelerator"] == "auto":
+        flags["accelerator"] = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+        return flags["accelerator"]
+    return f"mlu, strategy {type(flags['strategy']).__name__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The process group of an MLU run: joined over CNCL, destroyed at exit."""
+
+import atexit
+import os
+import signal
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from lightning_fabric.plugins import ClusterEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from . import backend
+
+
+def join(environment: ClusterEnvironment, group_backend: str, device: torch.device, timeout: timedelta | None) -> None:
+    """Join the other processes, unless that was done before.
+
+    No `device_id` goes to PyTorch (2.4 takes CUDA's only). The first collective, here, tells CNCL this process's device
+    instead: in its barrier it would guess rank % count, which devices=[1] makes wrong.
+    """
+    if dist.is_initialized():
+        return
+    backend.load()  # registers the backend "cncl"
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    rank, world_size = environment.global_rank(), environment.world_size()
+    dist.init_process_group(group_backend, rank=rank, world_size=world_size, timeout=timeout)
+    atexit.register(_destroy)
+    wait_for_all(device)
+    rank_zero_info(f"MLU: {world_size} processes joined over {group_backend}")
+
+
+def wait_for_all(device: torch.device) -> None:
+    """A barrier on `device`: an all-reduce of one element, which is what CNCL's own barrier is."""
+    if dist.is_initialized():
+        dist.all_reduce(torch.zeros(1, device=device))
+        torch.mlu.synchronize(device)
+
+
+def _destroy() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient Ctrl+C would leave the group half destroyed
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
