@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from accelerators import resolve_trainer_flags
 from callbacks import ImagesPerSecond, NonFiniteLossError, StopOnNonFiniteLoss
 from checkpoints import CheckpointError, resume_path
 from coco.annotations import AnnotationError
@@ -44,20 +46,31 @@ USER_ERRORS = (
 )
 
 
-class FitCLI(LightningCLI):
-    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from."""
+class _ScriptCLI(LightningCLI):
+    """Lightning's CLI, which parses and builds, but neither runs nor chooses an optimiser."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, model: Any, args: Sequence[str]) -> None:
         super().__init__(
-            SSDModule,
+            model,
             COCODataModule,
             save_config_callback=None,
             seed_everything_default=0,
-            args=long_flags(sys.argv[1:] if args is None else args),
+            args=list(args),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As Lightning's, which warns whenever arguments are given by the caller."""
+        self.config = parser.parse_args(args)
+
+
+class FitCLI(_ScriptCLI):
+    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(SSDModule, long_flags(sys.argv[1:] if args is None else args))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
@@ -72,7 +85,7 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """The checks, in the order a user can act on them: device, data, checkpoint."""
-        check_device(self.config.trainer.accelerator)
+        device_flags(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
@@ -80,13 +93,15 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
         trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config.keep_epochs)]
+        if trainer["enable_progress_bar"] is not False:
+            trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))  # each refresh reads the loss: not every step
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
                 CSVLogger(self.run_dir / "logs", name="csv"),
             ]
         trainer["default_root_dir"] = str(self.run_dir)
-        return build_trainer(trainer)
+        return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     @rank_zero_only
     def save_config(self) -> Path:
@@ -95,35 +110,26 @@ class FitCLI(LightningCLI):
         path, number = self.run_dir / "config.yaml", 1
         while path.exists():
             path, number = self.run_dir / f"config_{number}.yaml", number + 1
-        path.write_text(self.parser.dump(self.config, skip_none=False))
+        path.write_text(self.parser.dump(self.config))
         return path
 
 
-class EvaluateCLI(LightningCLI):
+class EvaluateCLI(_ScriptCLI):
     """Arguments of evaluate.py: trainer and data; the model comes from `--ckpt_path`."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        args = long_flags(sys.argv[1:] if args is None else args, {"ckpt_path": "model.path"})
-        super().__init__(
-            load_module,
-            COCODataModule,
-            save_config_callback=None,
-            seed_everything_default=0,
-            args=args,
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        super().__init__(load_module, long_flags(sys.argv[1:] if args is None else args, {"ckpt_path": "model.path"}))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--json", type=Path | None, default=None, help="Also write the numbers to this file.")
 
     def before_instantiate_classes(self) -> None:
-        check_device(self.config.trainer.accelerator)
+        device_flags(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check(("val",))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        return build_trainer({**self.config_init.trainer, "logger": False, "enable_checkpointing": False})
+        trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
+        return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -145,12 +151,19 @@ def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[
     return long
 
 
-def check_device(accelerator: Any) -> None:
-    pass
+def device_flags(trainer: Any) -> dict[str, Any]:
+    """The Trainer's flags that concern the device, with what an MLU needs filled in.
 
-
-def build_trainer(config: dict[str, Any]) -> pl.Trainer:
-    return pl.Trainer(**config)
+    Raises MisconfigurationException, before anything is loaded, if the accelerator asked for is not there.
+    """
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins")
+    flags = resolve_trainer_flags(**{name: trainer[name] for name in names})
+    if flags["accelerator"] in ("cuda", "gpu") and not torch.cuda.is_available():
+        raise MisconfigurationException(
+            f"--accelerator {flags['accelerator']}: no CUDA device is visible to torch {torch.__version__}. "
+            "Use --accelerator cpu, or install a torch build with CUDA and check nvidia-smi"
+        )
+    return flags
 
 
 def _callbacks(run_dir: Path, keep_epochs: bool) -> list[pl.Callback]:
@@ -159,7 +172,6 @@ def _callbacks(run_dir: Path, keep_epochs: bool) -> list[pl.Callback]:
         StopOnNonFiniteLoss(),
         ImagesPerSecond(),
         LearningRateMonitor(logging_interval="step"),
-        TQDMProgressBar(refresh_rate=10),
         ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
         ModelCheckpoint(
             directory,

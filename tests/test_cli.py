@@ -1,0 +1,75 @@
+import pytest
+import yaml
+
+from checkpoints import CheckpointError, resume_path
+from cli import FitCLI, long_flags
+
+
+@pytest.fixture(autouse=True)
+def fresh_run_dir(monkeypatch):
+    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
+
+
+def test_short_flags_become_lightnings():
+    assert long_flags(["--accelerator", "mlu", "--devices=8", "--data_root", "x", "--model.gamma", "1"]) == [
+        *("--trainer.accelerator", "mlu", "--trainer.devices=8", "--data.data_root", "x", "--model.gamma", "1")
+    ]
+    assert long_flags(["--max-epochs", "3"]) == ["--trainer.max_epochs", "3"]
+
+
+@pytest.fixture
+def cli(sample, tmp_path):
+    def parse(*args):
+        common = ["--accelerator", "cpu", "--data_root", str(sample), "--run_dir", str(tmp_path / "run")]
+        return FitCLI([*common, "--num_workers", "0", "--batch_size", "4", "--model.backbone", "resnet18", *args])
+
+    return parse
+
+
+def test_the_model_takes_its_classes_from_the_data(cli):
+    module = cli().model
+    assert module.class_names == ("disc", "square", "triangle", "cross") and module.category_ids == (2, 3, 7, 40)
+
+
+def test_the_later_of_config_and_flags_wins(cli, tmp_path):
+    (tmp_path / "a.yaml").write_text("trainer:\n  max_epochs: 7\nmodel:\n  learning_rate: 0.5\n")
+    config = ["--config", str(tmp_path / "a.yaml")]
+    assert cli(*config, "--max_epochs", "9").trainer.max_epochs == 9
+    other = cli("--max_epochs", "9", *config, "--run_dir", str(tmp_path / "other"))
+    assert other.trainer.max_epochs == 7 and other.model.hparams.learning_rate == 0.5
+
+
+def test_the_saved_config_repeats_the_run(cli):
+    first = cli("--max_epochs", "3", "--seed", "5")
+    path = first.save_config()
+    saved = yaml.safe_load(path.read_text())
+    assert saved["trainer"]["max_epochs"] == 3 and saved["seed_everything"] == 5
+    again = FitCLI(["--config", str(path)])
+    assert again.trainer.max_epochs == 3 and again.datamodule.seed == 5
+    assert first.save_config().name == "config_1.yaml"
+
+
+def test_runs_are_numbered_unless_named(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "0007").mkdir(parents=True)
+    assert str(cli("--run_dir", "null").run_dir) == "runs/0008"
+
+
+def test_a_used_run_directory_is_not_overwritten(cli, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"already holds checkpoints.*--ckpt_path last"):
+        cli()
+
+
+def test_last_without_a_checkpoint_names_what_was_found_and_auto_starts_fresh(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch003.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"no .*last\.ckpt \(found epoch003\.ckpt\)"):
+        resume_path("last", tmp_path)
+    assert resume_path("auto", tmp_path) is None
+    assert "starting fresh" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="--run_dir"):
+        resume_path("last", None)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        resume_path("nowhere.ckpt", None)

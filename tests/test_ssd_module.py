@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from checkpoints import CheckpointError
+from export import save_reference_checkpoint
+from ssd_module import SSDModule, load_module
+
+
+def batch(seed: int = 0, size: int = 2):
+    generator = torch.Generator().manual_seed(seed)
+    low, high = torch.rand(2, size, 3, 2, generator=generator).sort(dim=0).values
+    return {
+        "images": torch.randn(size, 3, 300, 300, generator=generator),
+        "boxes": torch.cat((low, high + 0.1), dim=-1),
+        "labels": torch.randint(1, 4, (size, 3), generator=generator),
+    }
+
+
+def rates_used(ssd, batch_size=8, **trainer) -> list[float]:
+    """The learning rate of every optimiser step over epochs of 10 batches, with a toy network in place of SSD300."""
+    rates = []
+    ssd.model = torch.nn.Linear(1, 1)
+    ssd.training_step = lambda batch, batch_idx: {"loss": (ssd.model.weight * 0).sum()}
+    ssd.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(accelerator="cpu", limit_val_batches=0, **quiet, **trainer)
+    trainer.fit(ssd, DataLoader(torch.zeros(10 * batch_size, 1), batch_size=batch_size))
+    return rates
+
+
+def module(**hparams):
+    return SSDModule("resnet18", 3, **hparams)
+
+
+def test_the_rate_warms_up_linearly_from_zero_then_drops_at_the_milestones():
+    rates = rates_used(module(learning_rate=0.4, warmup_steps=5, milestones=(2, 3)), max_epochs=4)
+    assert rates[:6] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])  # 0.4 x 8 / 32 images
+    assert rates[19] == pytest.approx(0.1)
+    assert rates[20] == pytest.approx(0.01)
+    assert rates[30] == pytest.approx(0.001)
+
+
+def test_the_rate_scales_with_the_global_batch_and_counts_accumulated_steps():
+    rates = rates_used(
+        module(learning_rate=0.4, warmup_steps=0, milestones=(1,)), max_epochs=2, accumulate_grad_batches=2
+    )
+    assert len(rates) == 10, "five optimiser steps an epoch"
+    assert rates[4] == pytest.approx(0.4 * 16 / 32)
+    assert rates[5] == pytest.approx(0.04 * 16 / 32)
+
+
+def test_a_training_step_reaches_every_parameter():
+    ssd = module()
+    ssd.log = ssd.log_dict = lambda *args, **kwargs: None
+    outputs = ssd.training_step(batch(), 0)
+    outputs["loss"].backward()
+    assert outputs["loss"].item() == pytest.approx(float(outputs["localisation"] + outputs["confidence"]))
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in ssd.parameters())
+
+
+def test_an_image_without_boxes_trains_without_nan():
+    ssd = module()
+    ssd.log = ssd.log_dict = lambda *args, **kwargs: None
+    empty = {**batch(), "boxes": torch.zeros(2, 8, 4), "labels": torch.zeros(2, 8, dtype=torch.int64)}
+    loss = ssd.training_step(empty, 0)["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in ssd.parameters())
+
+
+def test_predictions_are_in_pixels_of_the_original_image():
+    ssd = module(score_threshold=0.0).eval()
+    predictions = ssd.predict_step(
+        {"images": batch()["images"], "image_ids": np.array([7, 2**40]), "sizes": np.array([[640, 480], [100, 50]])}, 0
+    )
+    with torch.no_grad():
+        boxes, _, _ = ssd._detect({"images": batch()["images"], "sizes": np.array([[1, 1], [1, 1]])})
+    assert [prediction["image_id"] for prediction in predictions] == [7, 2**40]
+    count = len(predictions[0]["labels"])
+    expected = boxes[0, :count] * torch.tensor([640.0, 480, 640, 480])
+    torch.testing.assert_close(predictions[0]["boxes"], expected, atol=1e-2, rtol=1e-4)
+
+
+def test_class_names_must_fit_the_number_of_classes():
+    with pytest.raises(ValueError, match="num_classes is 3, but there are 2 class_names"):
+        SSDModule("resnet18", 3, class_names=["a", "b"])
+
+
+def save(path, ssd, **changes):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer.strategy.connect(ssd)
+    trainer.save_checkpoint(path, weights_only=True)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint.update(changes)
+    torch.save(checkpoint, path)
+
+
+def test_load_module_opens_both_formats_with_their_backbone_and_classes(tmp_path):
+    ssd = module(class_names=["a", "b", "c"], category_ids=[2, 5, 9])
+    save(tmp_path / "ours.ckpt", ssd)
+    save_reference_checkpoint(ssd, tmp_path / "published.pt")
+    ours, published = load_module(tmp_path / "ours.ckpt"), load_module(tmp_path / "published.pt")
+    assert ours.category_ids == (2, 5, 9) and ours.class_names == published.class_names == ("a", "b", "c")
+    for key, value in ssd.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value) and torch.equal(published.state_dict()[key], value)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a checkpoint ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "refused|not a readable"),
+        ({"state_dict": {}}, "neither a Lightning checkpoint"),
+        ({"model": Evil()}, "refused.*Only plain-tensor checkpoints"),
+        (None, "no such checkpoint"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_by_name_and_runs_no_code(tmp_path, capsys, content, message):
+    path = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=rf"(?s)x\.ckpt.*({message})"):
+        load_module(path)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_cut_off_is_refused_by_name(tmp_path):
+    save(tmp_path / "x.ckpt", module())
+    whole = (tmp_path / "x.ckpt").read_bytes()
+    (tmp_path / "x.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"x\.ckpt.*(cut off|refused)"):
+        load_module(tmp_path / "x.ckpt")
+
+
+def test_resuming_with_other_classes_is_refused_with_both():
+    ssd = module(class_names=["a", "b", "c"])
+    with pytest.raises(CheckpointError, match=r"class_names = \['x', 'b', 'c'\], this run has \['a', 'b', 'c'\]"):
+        ssd.on_load_checkpoint({"hyper_parameters": {"class_names": ["x", "b", "c"]}})

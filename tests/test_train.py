@@ -1,0 +1,173 @@
+"""Training, resuming and evaluating end to end, at a small size."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from callbacks import NonFiniteLossError
+from coco.metric import NUMBERS
+from datamodule import COCODataModule
+from evaluate import evaluate
+from ssd_module import load_module
+from tests.conftest import PROJECT
+from train import train
+
+
+@pytest.fixture(autouse=True)
+def fresh_run_dir(monkeypatch):
+    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
+
+
+def arguments(data, run_dir, *more):
+    return [
+        *("--accelerator", "cpu", "--data_root", str(data), "--run_dir", str(run_dir)),
+        *("--batch_size", "4", "--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "3"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "2"),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(sample, tmp_path_factory):
+    """A run of two epochs of 5 steps."""
+    os.environ.pop("SSD_RUN_DIR", None)
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    trainer = train(arguments(sample, run_dir, "--max_epochs", "2"))
+    return run_dir, trainer
+
+
+def test_a_run_leaves_config_checkpoints_and_logs(trained):
+    run_dir, trainer = trained
+    names = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "epoch000.ckpt", "epoch001.ckpt"}
+    assert (run_dir / "config.yaml").is_file()
+    assert list((run_dir / "logs" / "tensorboard").glob("events*"))
+    with open(next((run_dir / "logs" / "csv").rglob("metrics.csv"))) as file:
+        rows = list(csv.DictReader(file))
+    for column in (
+        "train/loss_step",
+        "train/localisation",
+        "train/confidence",
+        "train/images_per_second",
+        "val/mAP_50",
+    ):
+        assert any(row[column] for row in rows), column
+    assert any(row["lr-SGD/pg1"] for row in rows)
+    assert set(NUMBERS) <= {key.removeprefix("val/") for key in trainer.callback_metrics}
+
+
+def test_checkpoints_are_plain_data_with_their_classes(trained):
+    checkpoint = torch.load(trained[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["class_names"] == ["disc", "square", "triangle", "cross"]
+    assert checkpoint["hyper_parameters"]["category_ids"] == [2, 3, 7, 40]
+    assert checkpoint["global_step"] == 10
+
+
+def test_last_goes_on_where_the_run_stopped(trained, sample, tmp_path):
+    run_dir, _ = trained
+    first = train(arguments(sample, tmp_path / "run", "--max_epochs", "1"))
+    assert first.global_step == 5
+    os.environ.pop("SSD_RUN_DIR")
+    second = train(arguments(sample, tmp_path / "run", "--max_epochs", "2", "--ckpt_path", "last"))
+    assert second.global_step == 10 and second.current_epoch == 2
+    ours, straight = (
+        torch.load(d / "checkpoints" / "last.ckpt", weights_only=True) for d in (tmp_path / "run", run_dir)
+    )
+    assert ours["lr_schedulers"] == straight["lr_schedulers"]
+    for key, value in straight["state_dict"].items():
+        torch.testing.assert_close(ours["state_dict"][key], value, rtol=1e-4, atol=1e-5)
+    momenta = ([s["momentum_buffer"] for s in c["optimizer_states"][0]["state"].values()] for c in (ours, straight))
+    for a, b in zip(*momenta, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert (tmp_path / "run" / "config_1.yaml").is_file()
+
+
+def test_evaluate_prints_the_numbers_of_the_checkpoint(trained, sample, tmp_path, capsys):
+    run_dir, trainer = trained
+    numbers = evaluate(
+        [
+            *("--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt"), "--data_root", str(sample)),
+            *("--accelerator", "cpu", "--num_workers", "0", "--batch_size", "3", "--json", str(tmp_path / "out.json")),
+        ]
+    )
+    assert numbers == pytest.approx(
+        {name: float(trainer.callback_metrics[f"val/{name}"]) for name in NUMBERS}, abs=1e-4
+    )
+    assert json.loads((tmp_path / "out.json").read_text()) == numbers
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*NUMBERS, "triangle"))
+
+
+def test_validate_and_predict_work_from_python(trained, sample):
+    module = load_module(trained[0] / "checkpoints" / "last.ckpt")
+    module.hparams.score_threshold = 0.01
+    data = COCODataModule(str(sample), batch_size=4, num_workers=0)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    assert "mAP" in trainer.validate(module, data, verbose=False)[0]
+    predictions = [image for batch in trainer.predict(module, data) for image in batch]
+    assert sorted(p["image_id"] for p in predictions) == sorted(data.val_annotations.image_ids.tolist())
+
+
+def run_script(*command, timeout=300):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("SSD_RUN_DIR", None)
+    return subprocess.run(
+        [sys.executable, *command], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
+    run_dir = tmp_path / "run"
+    done = run_script("train.py", *arguments(sample, run_dir, "--devices", "2", "--max_epochs", "1"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "best checkpoint" in done.stdout
+    common = [
+        *("--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt"), "--data_root", str(sample)),
+        *("--num_workers", "0", "--accelerator", "cpu", "--batch_size", "4"),
+    ]
+    one = evaluate([*common, "--json", str(tmp_path / "one.json")])
+    two = run_script("evaluate.py", *common, "--devices", "2", "--json", str(tmp_path / "two.json"))
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert json.loads((tmp_path / "two.json").read_text()) == one
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2, "24 images less the empty ones, in steps of 2 x 4"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data_root", "/nowhere"], "no data set at /nowhere"),
+        (["--ckpt_path", "gone.ckpt"], "--ckpt_path gone.ckpt: no such file"),
+        (["--accelerator", "cuda"], "cuda|CUDA|GPU"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_message_without_a_traceback(sample, tmp_path, args, message):
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    done = run_script("train.py", *arguments(sample, tmp_path / "run", *args))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] and any(part in done.stderr for part in message.split("|"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_parts_and_images(sample, tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"step \d+: loss (nan|inf).*localisation.*confidence.*image ids \d+"):
+        train(arguments(sample, tmp_path / "run", "--max_epochs", "3", "--model.learning_rate", "1e30"))
+    for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values() if value.is_floating_point()), path
+
+
+def test_requirements_are_those_of_pyproject():
+    tomllib = pytest.importorskip("tomllib", reason="in Python from 3.11 on")
+
+    declared = tomllib.loads(Path(PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    listed = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert listed == declared
