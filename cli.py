@@ -23,6 +23,7 @@ from checkpoints import CheckpointError, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
+from pictures import DetectionPictures
 from pretrained import PretrainedWeightsError
 from ssd_module import SSDModule, load_module
 
@@ -122,6 +123,9 @@ class EvaluateCLI(_ScriptCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--json", type=Path | None, default=None, help="Also write the numbers to this file.")
+        parser.add_argument(
+            "--pictures", type=Path | None, default=None, help="Draw 12 images' detections in this directory."
+        )
 
     def before_instantiate_classes(self) -> None:
         device_flags(self.config.trainer)
@@ -129,6 +133,8 @@ class EvaluateCLI(_ScriptCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
+        if self.config.pictures:
+            trainer["callbacks"] = [*(trainer["callbacks"] or []), DetectionPictures(self.config.pictures)]
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
 

@@ -69,6 +69,10 @@ class COCODataModule(pl.LightningDataModule):
         return self._load("val")
 
     @property
+    def val_directory(self) -> Path:
+        return self._directories["val"]
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return self.train_annotations.class_names
 

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint on the validation split: COCO's twelve numbers and a table per class.
 
     python evaluate.py --ckpt_path runs/0001/checkpoints/best.ckpt --data_root data/sample
+    python evaluate.py --ckpt_path epoch_64.pt --data_root data/coco --pictures pictures --json numbers.json
 
 Backbone and classes come from the checkpoint: one of ours, or a `.pt` file of the published recipe.
 """
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from cli import EvaluateCLI, run
-from coco.metric import NUMBERS
 from datamodule import check_same_classes
 from report import class_table, metrics_table
 
@@ -21,7 +21,7 @@ def evaluate(args: Sequence[str] | None = None) -> dict[str, Any]:
     module = cli.model
     check_same_classes(module.class_names, module.category_ids, cli.datamodule.val_annotations)
     cli.trainer.validate(module, cli.datamodule, verbose=False)
-    numbers = {name: float(cli.trainer.callback_metrics[f"val/{name}"]) for name in NUMBERS}
+    numbers = module.numbers
     if cli.trainer.is_global_zero:
         print(metrics_table(numbers))
         print(class_table(module.metric.per_class()))

@@ -78,6 +78,7 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss()
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
+        self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised float images [B, 3, 300, 300] -> offsets [B, A, 4], logits [B, A, C + 1]."""
@@ -150,14 +151,18 @@ class SSDModule(pl.LightningModule):
             self.metric = CocoMeanAveragePrecision(annotations)
         self.metric.reset()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """batch: images, image_ids and sizes of `COCODataModule`; an empty one (see its sampler) adds nothing."""
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """batch: images, image_ids and sizes of `COCODataModule`; an empty one (see its sampler) adds nothing.
+
+        Returns boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], on the CPU.
+        """
         detections = self._detect(batch)
         self.metric.update(batch["image_ids"], *detections)
+        return detections
 
     def on_validation_epoch_end(self) -> None:
         """Every rank computes the same numbers from all ranks' detections, so nothing is left to reduce."""
-        numbers = self.metric.compute()
+        self.numbers = numbers = self.metric.compute()
         if not self.trainer.sanity_checking:
             self.log_dict({f"val/{name}": value for name, value in numbers.items()}, prog_bar=False)
             self.log("mAP", numbers["mAP"], prog_bar=True)

@@ -45,6 +45,7 @@ class CocoMeanAveragePrecision(Metric):
         self.annotations = annotations
         self.backend = backend
         self.evaluation: dict[str, np.ndarray] | None = None  # COCOeval's `eval` after `compute`, on rank 0
+        self.evaluated_ids = np.zeros(0, np.int64)  # image ids that `compute` counted, on rank 0
         self._ground_truth: Any = None
         self._batches: list[tuple[np.ndarray, ...]] = []
 
@@ -127,7 +128,7 @@ class CocoMeanAveragePrecision(Metric):
     def _evaluate(self, shards: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
         image_ids, counts, boxes, scores, labels = (np.concatenate(parts) for parts in zip(*shards, strict=True))
         self._check(image_ids)
-        self._evaluated = image_ids
+        self.evaluated_ids = image_ids
         coco_class, eval_class = _backend(self.backend)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             if self._ground_truth is None:
@@ -153,7 +154,7 @@ class CocoMeanAveragePrecision(Metric):
 
     def _evaluated_labels(self) -> np.ndarray:
         image = np.repeat(self.annotations.image_ids, np.diff(self.annotations.first))
-        return self.annotations.labels[np.isin(image, self._evaluated) & ~self.annotations.iscrowd]
+        return self.annotations.labels[np.isin(image, self.evaluated_ids) & ~self.annotations.iscrowd]
 
 
 def _backend(name: str) -> tuple[Any, Any]:

@@ -95,12 +95,14 @@ def test_evaluate_prints_the_numbers_of_the_checkpoint(trained, sample, tmp_path
         [
             *("--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt"), "--data_root", str(sample)),
             *("--accelerator", "cpu", "--num_workers", "0", "--batch_size", "3", "--json", str(tmp_path / "out.json")),
+            *("--pictures", str(tmp_path / "pictures")),
         ]
     )
     assert numbers == pytest.approx(
         {name: float(trainer.callback_metrics[f"val/{name}"]) for name in NUMBERS}, abs=1e-4
     )
     assert json.loads((tmp_path / "out.json").read_text()) == numbers
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 10
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*NUMBERS, "triangle"))
 
@@ -171,3 +173,19 @@ def test_requirements_are_those_of_pyproject():
     declared = tomllib.loads(Path(PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     listed = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     assert listed == declared
+
+
+def test_real_coco_pictures_train_and_evaluate_with_their_80_category_ids(shared_data, tmp_path):
+    data = shared_data("coco_cc_mini")  # a grey picture and one without boxes are among them
+    trainer = train([*arguments(data, tmp_path / "run", "--max_epochs", "1"), "--batch_size", "5"])
+    module = trainer.lightning_module
+    assert module.hparams.num_classes == 80 and module.category_ids[-1] == 90
+    assert len(trainer.datamodule.train_annotations.trainable) == 13, "one of the 14 has no boxes"
+    numbers = evaluate(
+        [
+            *("--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last.ckpt"), "--data_root", str(data)),
+            *("--accelerator", "cpu", "--num_workers", "0"),
+        ]
+    )
+    assert 0 <= numbers["mAP"] < 1
+    assert sorted(module.metric.evaluated_ids) == trainer.datamodule.val_annotations.image_ids.tolist()
