@@ -4,6 +4,8 @@ Only the best few hundred candidates of an image can reach its detections, so gr
 order, which is exact for every candidate in it, and the prefix grows until the detections are certain.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -51,18 +53,13 @@ def detect(
             f"got score_threshold={score_threshold}, iou_threshold={iou_threshold}"
         )
     offsets, logits = offsets.float(), logits.float()
-    log_scores = logits[..., 1:] - logits.logsumexp(dim=-1, keepdim=True)
-    num_classes = log_scores.shape[-1]
-    log_scores = log_scores.flatten(1)  # [B, A * C]
-    use_kernel = log_scores.device.type == "cpu" if use_kernel is None else use_kernel
+    num_classes = logits.shape[-1] - 1
+    use_kernel = logits.device.type == "cpu" if use_kernel is None else use_kernel
 
     prefix, rounds = FIRST_PREFIX, FIRST_ROUNDS
     while True:
-        prefix = min(prefix, log_scores.shape[1])
-        best, index = log_scores.topk(prefix)  # [B, P], descending
-        scores = best.exp()
-        anchor = index // num_classes
-        labels = index % num_classes + 1
+        log_scores, anchor, labels, exhausted = _top_candidates(logits, prefix, score_threshold)  # [B, P], descending
+        scores = log_scores.exp()
         boxes = cxcywh_to_xyxy(decode_offsets(_rows(offsets, anchor), default_boxes[anchor]))
         candidate = (scores > score_threshold) & (_rank_in_class(labels, num_classes) < candidates_per_class)
         if use_kernel:
@@ -72,9 +69,50 @@ def detect(
         # Certain if enough survive, or if the prefix reached below the threshold: nothing is left to come.
         certain = ((keep.sum(dim=1) >= max_detections) | (scores[:, -1] <= score_threshold)).all()
         certain, converged = _read(certain, converged)
-        if converged and (certain or prefix == log_scores.shape[1]):
+        if converged and (certain or exhausted):
             return _best(keep, boxes, scores, labels, max_detections)
         prefix, rounds = prefix if certain else prefix * 4, rounds if converged else rounds * 4
+
+
+def _top_candidates(logits: Tensor, count: int, score_threshold: float) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """The best `count` pairs of default box and class of each image: log-scores [B, P], descending, anchors [B, P],
+    labels [B, P], and whether these are all that can exceed the threshold.
+
+    They lie in the `count` default boxes of highest best score, so the top-k over all pairs is one over boxes, then one
+    over the classes of those boxes.
+    """
+    foreground = logits[..., 1:]
+    best = foreground.amax(dim=-1)  # [B, A]
+    num_anchors, num_classes = foreground.shape[1:]
+    possible = num_anchors
+    if logits.device.type == "cpu":
+        # A class scores at most as if it and background were alone. Where few boxes can pass that way (any trained
+        # model), only their softmax is needed. On an accelerator reading the number would cost more than it saves.
+        margin = best - logits[..., 0]
+        possible = (
+            int((margin > math.log(score_threshold / (1 - score_threshold))).sum(1).max())
+            if score_threshold
+            else possible
+        )
+    if possible <= count < num_anchors:
+        rows = margin.topk(max(possible, 1)).indices
+        log_scores = _rows(logits, rows).log_softmax(dim=-1)[..., 1:]  # [B, K, C]
+        everything = True
+    else:
+        normaliser = _log_sum_exp(logits, best)
+        rows = (best - normaliser).topk(min(count, num_anchors)).indices
+        log_scores = _rows(foreground, rows) - normaliser.gather(1, rows).unsqueeze(-1)
+        everything = count >= num_anchors
+    log_scores, position = log_scores.flatten(1).topk(min(count, log_scores[0].numel()))
+    exhausted = everything and log_scores.shape[1] == rows.shape[1] * num_classes
+    return log_scores, rows.gather(1, position // num_classes), position % num_classes + 1, exhausted
+
+
+def _log_sum_exp(logits: Tensor, best: Tensor) -> Tensor:
+    """logits [B, A, C + 1] and the best of their foreground [B, A] -> logsumexp over classes [B, A]."""
+    if logits.device.type == "cpu" and torch.maximum(best, logits[..., 0]).abs().max() < 80:
+        return logits.exp().sum(dim=-1).log()  # nothing over- or underflows, and twice as fast on a CPU
+    return logits.logsumexp(dim=-1)
 
 
 def _read(certain: Tensor, converged: Tensor | None) -> tuple[bool, bool]:
@@ -113,23 +151,17 @@ def _best(keep: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, count: in
 def _suppress_with_kernel(boxes: Tensor, labels: Tensor, candidate: Tensor, iou_threshold: float) -> Tensor:
     """Greedy NMS per image and class by torchvision's operator: [B, P, ...] -> keep [B, P].
 
-    Class by class rather than with shifted coordinates, whose rounding moves IoUs.
+    Classes are kept apart by shifting each by a multiple of a power of two. In float64 that moves no coordinate by more
+    than 2^-36, far below the float32 rounding of the boxes; in float32 it would move IoUs.
     """
-    # The operator suppresses above its threshold, we at it: give it the largest float32 below ours.
-    below = torch.tensor(iou_threshold, dtype=torch.float32)
-    if below.item() >= iou_threshold:
-        below = torch.nextafter(below, below.new_tensor(0.0))
-    threshold = below.item()
+    span = 2.0 ** math.ceil(math.log2(2 * float(boxes.abs().amax()) + 2))
+    shifted = boxes.double() + span * labels.unsqueeze(-1)
+    order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)  # by position, ties included
+    threshold = math.nextafter(iou_threshold, 0)  # the operator suppresses above its threshold, we at it
     keep = torch.zeros_like(candidate)
     for image in range(len(boxes)):
-        position = candidate[image].nonzero().squeeze(1)
-        position = position[labels[image, position].argsort(stable=True)]  # by class, then by score
-        sizes = labels[image, position].unique_consecutive(return_counts=True)[1].tolist()
-        for members in position.split(sizes):
-            if len(members) > 1:
-                order = torch.arange(len(members), 0, -1, device=boxes.device, dtype=boxes.dtype)
-                members = members[torchvision.ops.nms(boxes[image, members], order, threshold)]
-            keep[image, members] = True
+        members = candidate[image].nonzero().squeeze(1)
+        keep[image, members[torchvision.ops.nms(shifted[image, members], order[members], threshold)]] = True
     return keep
 
 
