@@ -17,9 +17,9 @@ from side_by_side import report, seconds, smaller_is_better
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.boxes import box_iou, cxcywh_to_xyxy, decode_offsets, xyxy_to_cxcywh  # noqa: E402
-from ssd.default_boxes import ssd300_default_boxes  # noqa: E402
-from ssd.postprocess import detect  # noqa: E402
+from ssd.boxes import box_iou, cxcywh_to_xyxy, decode_offsets
+from ssd.default_boxes import ssd300_default_boxes
+from ssd.postprocess import detect
 
 SCORE, IOU, PER_CLASS, MOST = 0.05, 0.5, 200, 200
 
