@@ -98,12 +98,16 @@ def pycocotools(directory: Path) -> list[float]:
 
 
 def in_process_of_its_own(side: str, directory: Path) -> tuple[float, float, list[float]]:
-    """(seconds, peak megabytes, the twelve numbers)."""
+    """(seconds, peak megabytes on top of the imports, the twelve numbers)."""
     command = [sys.executable, __file__, "--side", side, "--directory", str(directory)]
     seconds, *numbers, megabytes = json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout
     )
     return seconds, megabytes, numbers
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -116,8 +120,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         with contextlib.redirect_stdout(io.StringIO()):
-            outcome = globals()[args.side](args.directory)
-        print(json.dumps([*outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+            evaluate = globals()[args.side]
+            with tempfile.TemporaryDirectory() as tiny:  # brings in the imports, whose memory is not the evaluation's
+                write_case(Path(tiny), 2, 2)
+                evaluate(Path(tiny))
+            before = peak_megabytes()
+            outcome = evaluate(args.directory)
+        print(json.dumps([*outcome, peak_megabytes() - before]))
         return
     with tempfile.TemporaryDirectory() as directory:
         write_case(Path(directory), args.images, args.detections)
@@ -130,7 +139,7 @@ def main() -> None:
     report(
         [
             smaller_is_better(f"{name}: pycocotools", mine[0], peer[0], "s"),
-            smaller_is_better(f"{name}: peak memory, pycocotools", mine[1], peer[1], "MB"),
+            smaller_is_better(f"{name}: memory on top of imports", mine[1], peer[1], "MB"),
         ],
         args.json,
     )

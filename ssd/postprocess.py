@@ -5,6 +5,7 @@ order, which is exact for every candidate in it, and the prefix grows until the 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,34 +48,90 @@ def detect(
     Raises:
         ValueError: a threshold outside its range.
     """
-    if not 0 <= score_threshold < 1 or not 0 < iou_threshold <= 1:
-        raise ValueError(
-            "score_threshold must be in [0, 1) and iou_threshold in (0, 1]; "
-            f"got score_threshold={score_threshold}, iou_threshold={iou_threshold}"
-        )
-    offsets, logits = offsets.float(), logits.float()
-    num_classes = logits.shape[-1] - 1
+    thresholds = Thresholds(score_threshold, iou_threshold, candidates_per_class, max_detections)
     use_kernel = logits.device.type == "cpu" if use_kernel is None else use_kernel
-
     prefix, rounds = FIRST_PREFIX, FIRST_ROUNDS
     while True:
-        log_scores, anchor, labels, exhausted = _top_candidates(logits, prefix, score_threshold)  # [B, P], descending
-        scores = log_scores.exp()
-        boxes = cxcywh_to_xyxy(decode_offsets(_rows(offsets, anchor), default_boxes[anchor]))
-        candidate = (scores > score_threshold) & (_rank_in_class(labels, num_classes) < candidates_per_class)
-        if use_kernel:
-            keep, converged = _suppress_with_kernel(boxes, labels, candidate, iou_threshold), None
-        else:
-            keep, converged = _suppress_with_tensors(boxes, labels, candidate, iou_threshold, rounds)
-        # Certain if enough survive, or if the prefix reached below the threshold: nothing is left to come.
-        certain = ((keep.sum(dim=1) >= max_detections) | (scores[:, -1] <= score_threshold)).all()
-        certain, converged = _read(certain, converged)
-        if converged and (certain or exhausted):
-            return _best(keep, boxes, scores, labels, max_detections)
+        found, certain, converged = _attempt(
+            offsets.float(), logits.float(), default_boxes, thresholds, prefix, rounds, use_kernel, may_read=True
+        )
+        certain, converged = torch.stack((certain, converged)).tolist()  # the one host sync of an attempt
+        if certain and converged:
+            return found
         prefix, rounds = prefix if certain else prefix * 4, rounds if converged else rounds * 4
 
 
-def _top_candidates(logits: Tensor, count: int, score_threshold: float) -> tuple[Tensor, Tensor, Tensor, bool]:
+def detect_bounded(
+    offsets: Tensor,
+    logits: Tensor,
+    default_boxes: Tensor,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.5,
+    candidates_per_class: int = 200,
+    max_detections: int = 200,
+    prefix: int = 1024,
+    rounds: int = 32,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`detect` as one fixed sequence of plain tensor operations, for export: no loop on data, no read on the host.
+
+    Looks at the best `prefix` candidates of an image and resolves suppression chains of up to `rounds`. The fourth
+    output is a 0-dim bool: True if that was enough for the whole batch, and the detections are exactly `detect`'s.
+    """
+    thresholds = Thresholds(score_threshold, iou_threshold, candidates_per_class, max_detections)
+    found, certain, converged = _attempt(
+        offsets.float(), logits.float(), default_boxes, thresholds, prefix, rounds, use_kernel=False, may_read=False
+    )
+    return *found, certain & converged
+
+
+class Thresholds(NamedTuple):
+    """What `detect` keeps; see there."""
+
+    score: float
+    iou: float
+    candidates_per_class: int
+    max_detections: int
+
+    def check(self) -> None:
+        if not 0 <= self.score < 1 or not 0 < self.iou <= 1:
+            raise ValueError(
+                "score_threshold must be in [0, 1) and iou_threshold in (0, 1]; "
+                f"got score_threshold={self.score}, iou_threshold={self.iou}"
+            )
+
+
+def _attempt(
+    offsets: Tensor,
+    logits: Tensor,
+    default_boxes: Tensor,
+    thresholds: Thresholds,
+    prefix: int,
+    rounds: int,
+    use_kernel: bool,
+    may_read: bool,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """Detections from the best `prefix` candidates, and two 0-dim flags: whether longer prefixes could not change them,
+    and whether `rounds` sufficed. `may_read`: let CPU tensors choose the work by their values."""
+    thresholds.check()
+    log_scores, anchor, labels, exhausted = _top_candidates(logits, prefix, thresholds.score, may_read)
+    scores = log_scores.exp()  # [B, P], descending
+    boxes = cxcywh_to_xyxy(decode_offsets(_rows(offsets, anchor), default_boxes[anchor]))
+    rank = _rank_in_class(labels, logits.shape[-1] - 1)
+    candidate = (scores > thresholds.score) & (rank < thresholds.candidates_per_class)
+    if use_kernel:
+        keep = _suppress_with_kernel(boxes, labels, candidate, thresholds.iou)
+        converged = keep.new_ones(())
+    else:
+        keep, converged = _suppress_with_tensors(boxes, labels, candidate, thresholds.iou, rounds)
+    # Certain if enough survive, or if the prefix reached below the threshold: nothing is left to come.
+    enough = keep.sum(dim=1) >= thresholds.max_detections
+    certain = (enough | (scores[:, -1] <= thresholds.score) | exhausted).all()
+    return _best(keep, boxes, scores, labels, thresholds.max_detections), certain, converged
+
+
+def _top_candidates(
+    logits: Tensor, count: int, score_threshold: float, may_read: bool
+) -> tuple[Tensor, Tensor, Tensor, bool]:
     """The best `count` pairs of default box and class of each image: log-scores [B, P], descending, anchors [B, P],
     labels [B, P], and whether these are all that can exceed the threshold.
 
@@ -85,21 +142,18 @@ def _top_candidates(logits: Tensor, count: int, score_threshold: float) -> tuple
     best = foreground.amax(dim=-1)  # [B, A]
     num_anchors, num_classes = foreground.shape[1:]
     possible = num_anchors
-    if logits.device.type == "cpu":
+    if may_read and logits.device.type == "cpu" and score_threshold > 0:
         # A class scores at most as if it and background were alone. Where few boxes can pass that way (any trained
         # model), only their softmax is needed. On an accelerator reading the number would cost more than it saves.
         margin = best - logits[..., 0]
-        possible = (
-            int((margin > math.log(score_threshold / (1 - score_threshold))).sum(1).max())
-            if score_threshold
-            else possible
-        )
+        least = math.log(score_threshold / (1 - score_threshold)) - 1e-3  # less a margin for rounding
+        possible = int((margin > least).sum(dim=1).max())
     if possible <= count < num_anchors:
         rows = margin.topk(max(possible, 1)).indices
         log_scores = _rows(logits, rows).log_softmax(dim=-1)[..., 1:]  # [B, K, C]
         everything = True
     else:
-        normaliser = _log_sum_exp(logits, best)
+        normaliser = _log_sum_exp(logits, best, may_read)
         rows = (best - normaliser).topk(min(count, num_anchors)).indices
         log_scores = _rows(foreground, rows) - normaliser.gather(1, rows).unsqueeze(-1)
         everything = count >= num_anchors
@@ -108,19 +162,11 @@ def _top_candidates(logits: Tensor, count: int, score_threshold: float) -> tuple
     return log_scores, rows.gather(1, position // num_classes), position % num_classes + 1, exhausted
 
 
-def _log_sum_exp(logits: Tensor, best: Tensor) -> Tensor:
+def _log_sum_exp(logits: Tensor, best: Tensor, may_read: bool) -> Tensor:
     """logits [B, A, C + 1] and the best of their foreground [B, A] -> logsumexp over classes [B, A]."""
-    if logits.device.type == "cpu" and torch.maximum(best, logits[..., 0]).abs().max() < 80:
+    if may_read and logits.device.type == "cpu" and torch.maximum(best, logits[..., 0]).abs().max() < 80:
         return logits.exp().sum(dim=-1).log()  # nothing over- or underflows, and twice as fast on a CPU
     return logits.logsumexp(dim=-1)
-
-
-def _read(certain: Tensor, converged: Tensor | None) -> tuple[bool, bool]:
-    """The one host sync of an attempt."""
-    if converged is None:
-        return bool(certain), True
-    certain, converged = torch.stack((certain, converged)).tolist()
-    return certain, converged
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:

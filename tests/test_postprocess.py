@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ssd.boxes import box_iou, cxcywh_to_xyxy, decode_offsets, encode_offsets, xyxy_to_cxcywh
 from ssd.default_boxes import ssd300_default_boxes
-from ssd.postprocess import detect
+from ssd.postprocess import detect, detect_bounded
 
 FORMS = pytest.mark.parametrize("use_kernel", [True, False], ids=["kernel", "tensors"])
 
@@ -177,3 +177,36 @@ def test_a_perfect_prediction_returns_the_ground_truth():
     boxes, scores, labels = detect(offsets, logits, default_boxes)
     assert labels[0, 0] == 2 and labels[0, 1] == 0 and scores[0, 0] > 0.99
     torch.testing.assert_close(boxes[0, 0], truth, atol=1e-4, rtol=0)
+
+
+def test_the_bounded_form_says_when_it_is_exact():
+    case = random_case(300, 5)
+    *bounded, exact = detect_bounded(*case)
+    assert exact
+    for ours, whole in zip(bounded, detect(*case, use_kernel=False), strict=True):
+        torch.testing.assert_close(ours, whole)
+    assert not detect_bounded(*case, prefix=20)[-1], "20 candidates are not all that count"
+    chain = torch.tensor([[0.004 * i + 0.1, 0.5, 0.0128, 0.4] for i in range(120)])
+    logits = torch.zeros(1, 120, 2)
+    logits[0, :, 1] = torch.linspace(4, 1, 120)
+    assert not detect_bounded(torch.zeros(1, 120, 4), logits, chain, rounds=4)[-1], "the chain is longer"
+    assert detect_bounded(torch.zeros(1, 120, 4), logits, chain, rounds=130)[-1]
+
+
+def test_the_bounded_form_is_exported_whole():
+    class Detector(torch.nn.Module):
+        def forward(self, offsets, logits):
+            return detect_bounded(offsets, logits, default_boxes)
+
+    offsets, logits, default_boxes = random_case(1200, 5)
+    program = torch.export.export(Detector(), (offsets, logits))
+    for exported, eager in zip(program.module()(offsets, logits), Detector()(offsets, logits), strict=True):
+        torch.testing.assert_close(exported, eager)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_scores_beyond_the_range_of_exp_are_right(scale):
+    # Few default boxes pass by background alone in no case here, so every score goes through the shared normaliser.
+    offsets, logits, default_boxes = random_case(1500, 3, sharpness=scale)
+    _, scores, _ = detect(offsets, logits, default_boxes, max_detections=1)
+    assert torch.allclose(scores[:, 0], logits.softmax(dim=-1)[..., 1:].amax(dim=(1, 2)))
