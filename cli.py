@@ -16,14 +16,15 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
 
 from accelerators import resolve_trainer_flags
-from callbacks import ImagesPerSecond, NonFiniteLossError, StopOnNonFiniteLoss
+from callbacks import ClassPrecision, ImagesPerSecond, NonFiniteLossError, StopOnNonFiniteLoss
 from checkpoints import CheckpointError, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
-from pictures import DetectionPictures
+from pictures import DetectionPictures, TensorBoardPictures
 from pretrained import PretrainedWeightsError
 from ssd_module import SSDModule, load_module
 
@@ -50,10 +51,10 @@ USER_ERRORS = (
 class _ScriptCLI(LightningCLI):
     """Lightning's CLI, which parses and builds, but neither runs nor chooses an optimiser."""
 
-    def __init__(self, model: Any, args: Sequence[str]) -> None:
+    def __init__(self, model: Any, args: Sequence[str], data: type[COCODataModule] = COCODataModule) -> None:
         super().__init__(
             model,
-            COCODataModule,
+            data,
             save_config_callback=None,
             seed_everything_default=0,
             args=list(args),
@@ -119,23 +120,65 @@ class EvaluateCLI(_ScriptCLI):
     """Arguments of evaluate.py: trainer and data; the model comes from `--ckpt_path`."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        super().__init__(load_module, long_flags(sys.argv[1:] if args is None else args, {"ckpt_path": "model.path"}))
+        args = long_flags(sys.argv[1:] if args is None else args, {"ckpt_path": "model.path"})
+        super().__init__(load_module, args, _FirstImages)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--json", type=Path | None, default=None, help="Also write the numbers to this file.")
-        parser.add_argument(
-            "--pictures", type=Path | None, default=None, help="Draw 12 images' detections in this directory."
+        add = parser.add_argument
+        add("--json", type=Path | None, default=None, help="Also write the numbers to this file.")
+        add(
+            "--report",
+            type=Path | None,
+            default=None,
+            help="Write tables, plots and the worst images to this directory.",
         )
+        add("--pictures", type=Path | None, default=None, help="Draw 12 images' detections in this directory.")
+        add("--limit", type=int | None, default=None, help="Evaluate this many images only, the first by image id.")
+        add("--score_threshold", type=float | None, default=None, help="Of detections; by default the checkpoint's.")
 
     def before_instantiate_classes(self) -> None:
+        self._check_flags()
         device_flags(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check(("val",))
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.datamodule.limit = self.config.limit
+        if self.config.score_threshold is not None:
+            self.model.hparams.score_threshold = self.config.score_threshold
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
         if self.config.pictures:
             trainer["callbacks"] = [*(trainer["callbacks"] or []), DetectionPictures(self.config.pictures)]
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
+
+    def _check_flags(self) -> None:
+        limit, threshold = self.config.limit, self.config.score_threshold
+        if limit is not None and limit < 1:
+            raise MisconfigurationException(f"--limit {limit}: expected a number of images, at least 1")
+        if threshold is not None and not 0 <= threshold < 1:
+            raise MisconfigurationException(
+                f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1"
+            )
+        for flag in ("report", "pictures"):
+            path = self.config[flag]
+            if path is not None and path.exists() and not path.is_dir():
+                raise MisconfigurationException(f"--{flag} {path}: expected a directory, but this is a file")
+        if self.config.json is not None and self.config.json.is_dir():
+            raise MisconfigurationException(f"--json {self.config.json}: expected a file, but this is a directory")
+
+
+class _FirstImages(COCODataModule):
+    """Validation data of which only the first `limit` images, by image id, are evaluated."""
+
+    limit: int | None = None
+
+    def val_dataloader(self) -> DataLoader:
+        loader = super().val_dataloader()
+        if self.limit is not None:
+            loader.sampler.length = min(self.limit, loader.sampler.length)
+        return loader
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -178,6 +221,8 @@ def _callbacks(run_dir: Path, keep_epochs: bool) -> list[pl.Callback]:
         StopOnNonFiniteLoss(),
         ImagesPerSecond(),
         LearningRateMonitor(logging_interval="step"),
+        ClassPrecision(),
+        TensorBoardPictures(),
         ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
         ModelCheckpoint(
             directory,

@@ -1,4 +1,4 @@
-"""Pictures with boxes: drawing detections, and a callback that draws those of the first validation images."""
+"""Pictures with boxes: drawing detections or mistakes, and callbacks that draw the first validation images."""
 
 import colorsys
 from collections.abc import Sequence
@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from PIL import Image, ImageDraw, ImageFont
+from pytorch_lightning.loggers import TensorBoardLogger
 
+from coco.annotations import CocoAnnotations
 from coco.dataset import decode
+from coco.errors import Mistake
+
+# Okabe and Ito's colours, told apart by colour-blind eyes too.
+RIGHT, WRONG, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+MISTAKES_SIDE = 900  # px, the longer side of a picture of mistakes, so that their names can be read
+
+Colour = tuple[int, int, int]
 
 
 def draw_detections(
@@ -27,21 +36,49 @@ def draw_detections(
     """
     picture = picture.convert("RGB")
     draw = ImageDraw.Draw(picture)
-    line = max(2, round(max(picture.size) / 250))
-    font = ImageFont.load_default(size=max(11, round(max(picture.size) / 40)))
+    line, font = _pen(picture)
     for box in true_boxes if true_boxes is not None else ():
         draw.rectangle(_within(box, picture), outline=(255, 255, 255), width=max(1, line // 2))
-    for box, label, score in sorted(zip(boxes, labels, scores, strict=True), key=lambda found: found[2]):
-        colour = class_colour(int(label), len(class_names))
-        left, top, right, bottom = _within(box, picture)
-        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
-        text = f"{class_names[int(label) - 1]} {score:.2f}"
-        width, height = draw.textbbox((0, 0), text, font=font)[2:]
-        # Above the box if there is room, and never beyond the right border.
-        corner = (max(0, min(left, picture.width - width - 4)), top - height - 4 if top > height + 4 else top)
-        draw.rectangle((*corner, corner[0] + width + 4, corner[1] + height + 4), fill=colour)
-        draw.text((corner[0] + 2, corner[1] + 1), text, fill=_readable_on(colour), font=font)
+    found = sorted(zip(boxes, labels, scores, strict=True), key=lambda row: -row[2])
+    named = [
+        (box, f"{class_names[int(label) - 1]} {score:.2f}", class_colour(int(label), len(class_names)))
+        for box, label, score in found
+    ]
+    _draw_named_boxes(draw, picture, named, line, font)
     return picture
+
+
+def draw_mistakes(
+    picture: Image.Image, right_boxes: np.ndarray, mistakes: Sequence[Mistake], class_names: Sequence[str]
+) -> Image.Image:
+    """An enlarged copy with right detections in thin blue, and numbered mistakes: false positives in red, missed
+    objects in yellow. A legend stands below it.
+
+    Args:
+        right_boxes: [n, 4] xyxy in pixels of the picture. mistakes: numbered from 1 in this order.
+    """
+    scale = max(1.0, MISTAKES_SIDE / max(picture.size))
+    picture = picture.convert("RGB").resize([round(scale * side) for side in picture.size], Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    line, font = _pen(picture)
+    for box in right_boxes:
+        draw.rectangle(_within(scale * box, picture), outline=RIGHT, width=max(2, 3 * line // 4))
+    named = []
+    for number, mistake in enumerate(mistakes, start=1):
+        score = "" if mistake.score is None else f" {mistake.score:.2f}"
+        colour = MISSED if mistake.kind == "missed" else WRONG
+        named.append((scale * mistake.box, f"{number} {class_names[mistake.label - 1]}{score}", colour))
+    _draw_named_boxes(draw, picture, named, line, font)
+    missed = sum(mistake.kind == "missed" for mistake in mistakes)
+    return _with_legend(
+        picture,
+        [
+            (RIGHT, f"right: {len(right_boxes)}"),
+            (WRONG, f"false positives: {len(mistakes) - missed}"),
+            (MISSED, f"missed: {missed}"),
+        ],
+        font,
+    )
 
 
 class DetectionPictures(pl.Callback):
@@ -80,12 +117,45 @@ class DetectionPictures(pl.Callback):
                 pl_module.class_names,
                 truth,
             )
-            self.directory.mkdir(parents=True, exist_ok=True)
-            picture.save(self.directory / f"{path.stem}.png")
+            self.keep(trainer, path.stem, picture)
             self._drawn += 1
 
+    def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        picture.save(self.directory / f"{name}.png")
 
-def class_colour(label: int, num_classes: int) -> tuple[int, int, int]:
+
+class TensorBoardPictures(DetectionPictures):
+    """Shows the same few pictures, with predicted and true boxes, in TensorBoard after every validation epoch.
+
+    Does nothing without a TensorBoardLogger, and in the sanity check.
+    """
+
+    def __init__(self, count: int = 4, score_threshold: float = 0.3, side: int = 400) -> None:
+        super().__init__("", count, score_threshold)
+        self.side = side  # px at most: a run keeps its pictures of every epoch
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.sanity_checking and tensorboard(trainer) is not None:
+            super().on_validation_batch_end(trainer, *args, **kwargs)
+
+    def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
+        picture.thumbnail((self.side, self.side))
+        writer = tensorboard(trainer).experiment
+        writer.add_image(f"val/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC")
+
+
+def tensorboard(trainer: pl.Trainer) -> TensorBoardLogger | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+
+
+def open_image(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[Path, Image.Image]:
+    """Path and RGB picture of image i of the annotations."""
+    path = directory / annotations.file_name(i)
+    return path, decode(path)
+
+
+def class_colour(label: int, num_classes: int) -> Colour:
     """Well separated hues, the same for a class in every picture."""
     red, green, blue = colorsys.hsv_to_rgb((label - 1) / num_classes, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -95,10 +165,73 @@ def _original(datamodule: Any, image_id: int) -> tuple[Path, Image.Image, np.nda
     """Path, picture and true boxes [G, 4] xyxy in pixels of a validation image."""
     annotations = datamodule.val_annotations
     index = int(np.searchsorted(annotations.image_ids, image_id))
-    path = datamodule.val_directory / annotations.file_name(index)
     boxes = annotations.bboxes[annotations.first[index] : annotations.first[index + 1]].copy()
     boxes[:, 2:] += boxes[:, :2]
-    return path, decode(path), boxes
+    return *open_image(annotations, datamodule.val_directory, index), boxes
+
+
+def _pen(picture: Image.Image) -> tuple[int, ImageFont.ImageFont]:
+    """Line width and font for a picture of this size."""
+    side = max(picture.size)
+    return max(2, round(side / 250)), ImageFont.load_default(size=max(11, round(side / 40)))
+
+
+def _draw_named_boxes(
+    draw: ImageDraw.ImageDraw,
+    picture: Image.Image,
+    boxes: Sequence[tuple[np.ndarray, str, Colour]],
+    line: int,
+    font: Any,
+) -> None:
+    """The first of the (box, text, colour) lie on top; no line crosses a text, and texts avoid one another."""
+    for box, _, colour in reversed(boxes):
+        draw.rectangle(_within(box, picture), outline=colour, width=line)
+    placed = []
+    for box, text, _ in boxes:
+        width, height = (side + 4 for side in draw.textbbox((0, 0), text, font=font)[2:])
+        left, top = _text_corner(_within(box, picture), width, height, picture, placed)
+        placed.append((left, top, left + width, top + height))
+    for (left, top, right, bottom), (_, text, colour) in reversed(list(zip(placed, boxes, strict=True))):
+        draw.rectangle((left, top, right, bottom), fill=colour)
+        draw.text((left + 2, top + 1), text, fill=_readable_on(colour), font=font)
+
+
+def _text_corner(
+    box: tuple[float, float, float, float], width: int, height: int, picture: Image.Image, placed: Sequence[tuple]
+) -> tuple[float, float]:
+    """Where a text of this size goes: at a corner of its box, above if there is room, clear of the texts placed."""
+    left, top, right, bottom = box
+    corners = [
+        (max(0, min(x, picture.width - width)), y)
+        for y in (top - height, top, bottom - height, bottom)
+        for x in (left, right - width)
+        if 0 <= y <= picture.height - height
+    ] or [(max(0, min(left, picture.width - width)), max(0, top))]
+
+    def overlap(corner: tuple[float, float]) -> float:
+        x, y = corner
+        covered = 0
+        for x0, y0, x1, y1 in placed:
+            covered += max(0, min(x + width, x1) - max(x, x0)) * max(0, min(y + height, y1) - max(y, y0))
+        return covered
+
+    return min(corners, key=overlap)  # the first of equals
+
+
+def _with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str]], font: Any) -> Image.Image:
+    """The picture with a strip below it, a coloured square before each text."""
+    square = font.size
+    strip = Image.new("RGB", (picture.width, 2 * square), (32, 32, 32))
+    draw = ImageDraw.Draw(strip)
+    left = square // 2
+    for colour, text in entries:
+        draw.rectangle((left, square // 2, left + square, square // 2 + square), fill=colour)
+        draw.text((left + 1.5 * square, square), text, fill=(255, 255, 255), font=font, anchor="lm")
+        left += 3 * square + draw.textlength(text, font=font)
+    whole = Image.new("RGB", (picture.width, picture.height + strip.height))
+    whole.paste(picture)
+    whole.paste(strip, (0, picture.height))
+    return whole
 
 
 def _within(box: np.ndarray, picture: Image.Image) -> tuple[float, float, float, float]:
@@ -107,5 +240,5 @@ def _within(box: np.ndarray, picture: Image.Image) -> tuple[float, float, float,
     return left, top, max(min(right, picture.width - 1), left), max(min(bottom, picture.height - 1), top)
 
 
-def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+def _readable_on(colour: Colour) -> Colour:
     return (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)

@@ -13,6 +13,7 @@ from checkpoints import CheckpointError, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
 from pretrained import backbone_weights
 from ssd.default_boxes import ssd300_default_boxes
+from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
 from ssd.matching import match
 from ssd.model import SSD300
@@ -100,6 +101,16 @@ class SSDModule(pl.LightningModule):
                     "resume with the data set and backbone that it was trained with"
                 )
 
+    def optimise_for_inference(self, compile: bool = False) -> "SSDModule":
+        """Folds batch normalisation into the convolutions and, if asked, compiles the network; training ends here.
+
+        Scores move by rounding only (about 1e-6). Precision is the Trainer's: `precision="16-mixed"` or `"bf16-mixed"`.
+        """
+        self.model = fold_batch_norm(self.model)
+        if compile:
+            self.model.compile()
+        return self.eval()
+
     # Training
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -110,7 +121,8 @@ class SSDModule(pl.LightningModule):
         loss = localisation + confidence
         parts = {"localisation": localisation.detach(), "confidence": confidence.detach()}
         size = len(batch["images"])
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        # Without prog_bar: for it Lightning reads the device in every step. The progress bar's loss: callbacks.py.
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=size)
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
         return {"loss": loss, **parts}
 

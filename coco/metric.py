@@ -1,10 +1,11 @@
 """COCO box mAP as a torchmetrics Metric: COCOeval's semantics, every image once, the same numbers on every rank."""
 
 import contextlib
+import gc
 import importlib
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,28 @@ BACKENDS = {  # name -> (module of COCO, module and class of COCOeval)
     "faster_coco_eval": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
     "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
 }
+
+
+class Detections(NamedTuple):
+    """The detections of n images, by ascending image id; those of image i are the next counts[i] of the m rows."""
+
+    image_ids: np.ndarray  # int64 [n]
+    counts: np.ndarray  # int64 [n]
+    boxes: np.ndarray  # [m, 4] xyxy in pixels of the original image
+    scores: np.ndarray  # [m]
+    labels: np.ndarray  # int16 [m], 1..C
+
+    @property
+    def image(self) -> np.ndarray:
+        """int64 [m], the image id of each row."""
+        return np.repeat(self.image_ids, self.counts)
+
+    @property
+    def xywh(self) -> np.ndarray:
+        """float64 [m, 4], the boxes as COCO writes them."""
+        boxes = self.boxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        return boxes
 
 
 class CocoMeanAveragePrecision(Metric):
@@ -46,12 +69,14 @@ class CocoMeanAveragePrecision(Metric):
         self.backend = backend
         self.evaluation: dict[str, np.ndarray] | None = None  # COCOeval's `eval` after `compute`, on rank 0
         self.evaluated_ids = np.zeros(0, np.int64)  # image ids that `compute` counted, on rank 0
+        self.detections: Detections | None = None  # that `compute` counted, on rank 0, until the next `reset`
         self._ground_truth: Any = None
         self._batches: list[tuple[np.ndarray, ...]] = []
 
     def reset(self) -> None:
         super().reset()
         self._batches = []
+        self.detections = None
 
     def update(self, image_ids: Sequence[int], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
         """Adds the detections of some images, each image once in an epoch over all ranks.
@@ -126,16 +151,17 @@ class CocoMeanAveragePrecision(Metric):
         return tuple(np.concatenate(parts) for parts in zip(*self._batches, strict=True)) if self._batches else empty
 
     def _evaluate(self, shards: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
-        image_ids, counts, boxes, scores, labels = (np.concatenate(parts) for parts in zip(*shards, strict=True))
-        self._check(image_ids)
-        self.evaluated_ids = image_ids
+        detections = _by_image_id(*(np.concatenate(parts) for parts in zip(*shards, strict=True)))
+        self._check(detections.image_ids)
+        self.detections, self.evaluated_ids = detections, detections.image_ids
         coco_class, eval_class = _backend(self.backend)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        # pycocotools prints its progress. A million records are no garbage, but looking through them takes time.
+        with contextlib.redirect_stdout(io.StringIO()), _no_garbage_collection():
             if self._ground_truth is None:
                 self._ground_truth = _coco(coco_class, self.annotations, _ground_truths(self.annotations))
-            found = _detections(self.annotations, np.repeat(image_ids, counts), boxes, scores, labels)
+            found = _detections(self.annotations, detections)
             evaluator = eval_class(self._ground_truth, _coco(coco_class, self.annotations, found), "bbox")
-            evaluator.params.imgIds = np.sort(image_ids).tolist()
+            evaluator.params.imgIds = detections.image_ids.tolist()
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()
@@ -155,6 +181,17 @@ class CocoMeanAveragePrecision(Metric):
     def _evaluated_labels(self) -> np.ndarray:
         image = np.repeat(self.annotations.image_ids, np.diff(self.annotations.first))
         return self.annotations.labels[np.isin(image, self.evaluated_ids) & ~self.annotations.iscrowd]
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _backend(name: str) -> tuple[Any, Any]:
@@ -186,16 +223,21 @@ def _ground_truths(annotations: CocoAnnotations) -> list[dict]:
     ]
 
 
-def _detections(
-    annotations: CocoAnnotations, images: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
-) -> list[dict]:
-    boxes = boxes.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]  # xywh
-    categories = np.asarray(annotations.category_ids)[labels - 1]
-    columns = (images, categories, boxes, boxes[:, 2] * boxes[:, 3], scores.astype(np.float64))
+def _detections(annotations: CocoAnnotations, detections: Detections) -> list[dict]:
+    boxes = detections.xywh
+    categories = np.asarray(annotations.category_ids)[detections.labels - 1]
+    columns = (detections.image, categories, boxes, boxes[:, 2] * boxes[:, 3], detections.scores.astype(np.float64))
     return [
         {"id": i, "image_id": image, "category_id": category, "bbox": bbox, "area": area, "score": score, "iscrowd": 0}
         for i, (image, category, bbox, area, score) in enumerate(
             zip(*(c.tolist() for c in columns), strict=True), start=1
         )
     ]
+
+
+def _by_image_id(
+    image_ids: np.ndarray, counts: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+) -> Detections:
+    """The ranks' images in one order, whatever the number of ranks."""
+    images, rows = np.argsort(image_ids), np.argsort(np.repeat(image_ids, counts), kind="stable")
+    return Detections(image_ids[images], counts[images], boxes[rows], scores[rows], labels[rows])

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fold_batch_norm(model: nn.Module) -> nn.Module:
     """A copy of the model in evaluation mode, every BatchNorm2d folded into the Conv2d listed just before it.
 
-    That order of a module's children is the order of computation in torchvision's ResNets and in nn.Sequential, of which
+    That order of children is the order of computation in torchvision's ResNets and in nn.Sequential, of which
     SSD300 is made. The copy cannot be trained.
     """
     folded = copy.deepcopy(model).eval()

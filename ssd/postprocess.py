@@ -19,6 +19,7 @@ BLOCK = 512  # candidates whose pairwise IoUs are held at once: bounds the memor
 FIRST_ROUNDS = 8  # fixed-point rounds before convergence is checked; suppression chains are rarely longer
 
 
+@torch.no_grad()
 def detect(
     offsets: Tensor,
     logits: Tensor,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pictures import class_colour, draw_detections
+from coco.errors import Mistake
+from pictures import MISSED, RIGHT, WRONG, class_colour, draw_detections, draw_mistakes
 
 NAMES = ("cat", "a class with a very long name")
 
@@ -30,6 +31,31 @@ def test_boxes_beyond_the_border_are_drawn_within_it_at_any_size(size, box):
 def test_no_detections_leave_the_picture_as_it_is():
     picture = Image.new("RGB", (30, 30), (1, 2, 3))
     assert np.array_equal(draw_detections(picture, np.zeros((0, 4)), np.zeros(0), np.zeros(0), NAMES), picture)
+
+
+def test_right_detections_false_positives_and_missed_objects_differ_in_colour():
+    mistakes = [
+        Mistake("background", 1, np.array([400.0, 100, 500, 200]), 0.9, None, 0.0),
+        Mistake("missed", 2, np.array([600.0, 100, 700, 200]), None, None, 0.0),
+    ]
+    picture = Image.new("RGB", (900, 300), (128, 128, 128))
+    drawn = np.asarray(draw_mistakes(picture, np.array([[100.0, 100, 200, 200]]), mistakes, NAMES))
+    assert tuple(drawn[200, 150]) == RIGHT and tuple(drawn[200, 450]) == WRONG and tuple(drawn[200, 650]) == MISSED
+    legend = drawn[300:].reshape(-1, 3).tolist()
+    assert all(list(colour) in legend for colour in (RIGHT, WRONG, MISSED))
+
+
+def test_small_pictures_are_enlarged_so_that_mistakes_can_be_read():
+    assert draw_mistakes(Image.new("RGB", (90, 60)), np.zeros((0, 4)), [], NAMES).width == 900
+
+
+def test_names_of_boxes_at_one_place_do_not_cover_one_another():
+    picture = Image.new("RGB", (600, 600), (128, 128, 128))
+    box, colours = (200, 200, 400, 400), [class_colour(label, 2) for label in (1, 2)]
+    drawn = draw_detections(picture, np.array([box, box]), np.array([1, 2]), np.array([0.9, 0.8]), ("cat", "dog"))
+    pixels = np.asarray(drawn)
+    for colour in colours:
+        assert (pixels == colour).all(axis=2).sum() > 900, "a text's background"
 
 
 def test_classes_have_distinct_colours():

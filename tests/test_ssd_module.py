@@ -145,3 +145,13 @@ def test_resuming_with_other_classes_is_refused_with_both():
     ssd = module(class_names=["a", "b", "c"])
     with pytest.raises(CheckpointError, match=r"class_names = \['x', 'b', 'c'\], this run has \['a', 'b', 'c'\]"):
         ssd.on_load_checkpoint({"hyper_parameters": {"class_names": ["x", "b", "c"]}})
+
+
+def test_the_module_optimised_for_inference_gives_the_same_detections():
+    plain = module(score_threshold=0.2).eval()
+    sizes = np.array([[640, 480], [100, 50]])
+    images = {"images": batch()["images"], "sizes": sizes}
+    with torch.no_grad():
+        before = plain._detect(images)
+        after = plain.optimise_for_inference()._detect(images)
+    torch.testing.assert_close(before[1], after[1], atol=1e-4, rtol=1e-3)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import NonFiniteLossError
 from coco.metric import NUMBERS
@@ -63,6 +65,15 @@ def test_a_run_leaves_config_checkpoints_and_logs(trained):
     assert set(NUMBERS) <= {key.removeprefix("val/") for key in trainer.callback_metrics}
 
 
+def test_tensorboard_shows_AP_per_class_and_pictures_of_every_epoch(trained):
+    events = EventAccumulator(str(trained[0] / "logs" / "tensorboard")).Reload()
+    assert {"class_AP/disc", "class_AP/cross", "val/mAP"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("class_AP/disc")] == [5, 10], "not in the sanity check"
+    pictures = events.Tags()["images"]
+    assert len(pictures) == 4 and [event.step for event in events.Images(pictures[0])] == [5, 10]
+    assert events.Images(pictures[0])[0].width <= 400
+
+
 def test_checkpoints_are_plain_data_with_their_classes(trained):
     checkpoint = torch.load(trained[0] / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["class_names"] == ["disc", "square", "triangle", "cross"]
@@ -107,6 +118,36 @@ def test_evaluate_prints_the_numbers_of_the_checkpoint(trained, sample, tmp_path
     assert all(name in printed for name in (*NUMBERS, "triangle"))
 
 
+def test_a_report_of_the_first_images_at_another_score_threshold_says_so(trained, sample, tmp_path, capsys):
+    checkpoint = str(trained[0] / "checkpoints" / "last.ckpt")
+    common = ["--ckpt_path", checkpoint, "--data_root", str(sample), "--accelerator", "cpu", "--num_workers", "0"]
+    report = tmp_path / "report"
+    numbers = evaluate([*common, "--report", str(report), "--limit", "5", "--score_threshold", "0.02"])
+    assert "Evaluated the first 5 of 10 images, by image id, at score_threshold 0.02" in capsys.readouterr().out
+    whole = json.loads((report / "report.json").read_text())
+    assert (whole["images"], whole["images_in_split"], whole["score_threshold"]) == (5, 10, 0.02)
+    assert whole["numbers"] == numbers and whole["ckpt_path"] == checkpoint
+    ids = {result["image_id"] for result in json.loads((report / "detections.json").read_text())}
+    first = COCODataModule(str(sample)).val_annotations.image_ids[:5]
+    assert ids <= set(first.tolist())
+    evaluate([*common, "--limit", "99"])
+    assert "Evaluated all 10 images, at score_threshold 0.05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--limit", "0"], "--limit 0: expected a number of images, at least 1"),
+        (["--score_threshold", "1.5"], "--score_threshold 1.5: expected a score"),
+        (["--report", __file__], "--report .*test_train.py: expected a directory"),
+        (["--json", "."], "--json .: expected a file"),
+    ],
+)
+def test_a_bad_flag_of_evaluate_is_named_before_anything_is_loaded(sample, flags, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        evaluate(["--ckpt_path", "gone.ckpt", "--data_root", str(sample), "--accelerator", "cpu", *flags])
+
+
 def test_validate_and_predict_work_from_python(trained, sample):
     module = load_module(trained[0] / "checkpoints" / "last.ckpt")
     module.hparams.score_threshold = 0.01
@@ -135,8 +176,11 @@ def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
         *("--num_workers", "0", "--accelerator", "cpu", "--batch_size", "4"),
     ]
     one = evaluate([*common, "--json", str(tmp_path / "one.json")])
-    two = run_script("evaluate.py", *common, "--devices", "2", "--json", str(tmp_path / "two.json"))
+    to_files = ["--json", str(tmp_path / "two.json"), "--report", str(tmp_path / "report")]
+    two = run_script("evaluate.py", *common, "--devices", "2", *to_files)
     assert two.returncode == 0, two.stderr[-3000:]
+    assert two.stdout.count("Evaluated all 10 images") == 1, "the first process reports, on the images of both"
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["numbers"] == one
     assert json.loads((tmp_path / "two.json").read_text()) == one
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2, "24 images less the empty ones, in steps of 2 x 4"
