@@ -9,9 +9,11 @@ VENV_FLAGS ?=
 BIN := $(VENV)/bin
 SAMPLE := data/sample
 DEMO_RUN := runs/demo
+DEMO_MLU_RUN := runs/demo_mlu
+OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-mlu test test-slow lint format bench clean
+.PHONY: help install demo demo-mlu test test-slow test-oldest lint format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,16 +27,44 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt ".[dev]"
 	touch $@
 
-demo: install ## train on the built-in sample data and print its COCO mAP (minutes on a CPU)
+demo: install ## train on the built-in sample data, print its COCO mAP, draw detections (minutes on a CPU)
 	$(BIN)/python -m coco.sample $(SAMPLE)
 	rm -rf $(DEMO_RUN)
 	$(BIN)/python train.py --config configs/demo.yaml --data_root $(SAMPLE) --run_dir $(DEMO_RUN)
+	$(BIN)/python evaluate.py --accelerator cpu --ckpt_path $(DEMO_RUN)/checkpoints/best.ckpt --data_root $(SAMPLE) \
+		--pictures $(DEMO_RUN)/pictures --report $(DEMO_RUN)/report
+	@echo "best checkpoint: $(DEMO_RUN)/checkpoints/best.ckpt; pictures: $(DEMO_RUN)/pictures"
+
+demo-mlu: install ## train on two stand-in MLUs (tests/standin/) for a few minutes, then evaluate on the CPU
+	$(BIN)/python -m coco.sample $(SAMPLE)
+	rm -rf $(DEMO_MLU_RUN)
+	@echo "These two MLUs are stand-ins for tests: host memory and the CPU's kernels behind a PyTorch device 'mlu'."
+	PYTHONPATH=tests/standin STANDIN_MLU_DEVICES=2 CN_VISIBLE_DEVICES=0,1 $(BIN)/python train.py \
+		--config configs/demo_mlu.yaml --accelerator mlu --devices 2 --data_root $(SAMPLE) --run_dir $(DEMO_MLU_RUN)
+	@echo "The checkpoint of the stand-ins, on the CPU, without torch_mlu:"
+	$(BIN)/python evaluate.py --accelerator cpu --ckpt_path $(DEMO_MLU_RUN)/checkpoints/last.ckpt --data_root $(SAMPLE)
 
 test: install lint ## lint and tests, without the slow ones
 	$(BIN)/python -m pytest
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-oldest: $(OLDEST)/.installed ## the tests with the oldest supported versions (Python 3.10 or 3.11; installs 5 GB)
+	$(OLDEST)/bin/python -m pytest
+
+$(OLDEST)/.installed: pyproject.toml requirements.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@# Every lower bound of requirements.txt, exactly; the tools of the tests are current.
+	sed -E '/^#/d; s/\[.*\]//; s/>=([^,]+).*/==\1/' requirements.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt ".[dev]"
+	touch $@
+
+bench: install ## the benchmarks that need nothing but this project, beside their peers
+	$(BIN)/python benchmarks/postprocess.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/annotations.py
+	$(BIN)/python benchmarks/inference.py
 
 lint: install ## ruff's rules and format
 	$(BIN)/ruff check .
@@ -44,5 +74,5 @@ format: install ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the environment, the sample data and the demo's run
-	rm -rf $(VENV) $(SAMPLE) $(DEMO_RUN)
+clean: ## remove the environments, the sample data and the demo's run
+	rm -rf $(VENV) $(OLDEST) $(SAMPLE) $(DEMO_RUN) $(DEMO_MLU_RUN)

@@ -16,7 +16,6 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader
 
 from accelerators import resolve_trainer_flags
 from callbacks import ClassPrecision, ImagesPerSecond, NonFiniteLossError, StopOnNonFiniteLoss
@@ -51,10 +50,10 @@ USER_ERRORS = (
 class _ScriptCLI(LightningCLI):
     """Lightning's CLI, which parses and builds, but neither runs nor chooses an optimiser."""
 
-    def __init__(self, model: Any, args: Sequence[str], data: type[COCODataModule] = COCODataModule) -> None:
+    def __init__(self, model: Any, args: Sequence[str]) -> None:
         super().__init__(
             model,
-            data,
+            COCODataModule,
             save_config_callback=None,
             seed_everything_default=0,
             args=list(args),
@@ -96,7 +95,7 @@ class FitCLI(_ScriptCLI):
         trainer = dict(self.config_init.trainer)
         trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config.keep_epochs)]
         if trainer["enable_progress_bar"] is not False:
-            trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))  # each refresh reads the loss: not every step
+            trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
@@ -120,8 +119,8 @@ class EvaluateCLI(_ScriptCLI):
     """Arguments of evaluate.py: trainer and data; the model comes from `--ckpt_path`."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        args = long_flags(sys.argv[1:] if args is None else args, {"ckpt_path": "model.path"})
-        super().__init__(load_module, args, _FirstImages)
+        more = {"ckpt_path": "model.path", "limit": "data.val_limit"}
+        super().__init__(load_module, long_flags(sys.argv[1:] if args is None else args, more))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
@@ -133,7 +132,8 @@ class EvaluateCLI(_ScriptCLI):
             help="Write tables, plots and the worst images to this directory.",
         )
         add("--pictures", type=Path | None, default=None, help="Draw 12 images' detections in this directory.")
-        add("--limit", type=int | None, default=None, help="Evaluate this many images only, the first by image id.")
+        add("--fold_batch_norm", type=bool, default=False, help="Fewer layers, the same result up to rounding.")
+        add("--compile", type=bool, default=False, help="Compile the network, with batch normalisation folded.")
         add("--score_threshold", type=float | None, default=None, help="Of detections; by default the checkpoint's.")
 
     def before_instantiate_classes(self) -> None:
@@ -143,7 +143,8 @@ class EvaluateCLI(_ScriptCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        self.datamodule.limit = self.config.limit
+        if self.config.fold_batch_norm or self.config.compile:
+            self.model.optimise_for_inference(self.config.compile)
         if self.config.score_threshold is not None:
             self.model.hparams.score_threshold = self.config.score_threshold
 
@@ -154,9 +155,7 @@ class EvaluateCLI(_ScriptCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     def _check_flags(self) -> None:
-        limit, threshold = self.config.limit, self.config.score_threshold
-        if limit is not None and limit < 1:
-            raise MisconfigurationException(f"--limit {limit}: expected a number of images, at least 1")
+        threshold = self.config.score_threshold
         if threshold is not None and not 0 <= threshold < 1:
             raise MisconfigurationException(
                 f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1"
@@ -167,18 +166,6 @@ class EvaluateCLI(_ScriptCLI):
                 raise MisconfigurationException(f"--{flag} {path}: expected a directory, but this is a file")
         if self.config.json is not None and self.config.json.is_dir():
             raise MisconfigurationException(f"--json {self.config.json}: expected a file, but this is a directory")
-
-
-class _FirstImages(COCODataModule):
-    """Validation data of which only the first `limit` images, by image id, are evaluated."""
-
-    limit: int | None = None
-
-    def val_dataloader(self) -> DataLoader:
-        loader = super().val_dataloader()
-        if self.limit is not None:
-            loader.sampler.length = min(self.limit, loader.sampler.length)
-        return loader
 
 
 def run(main: Callable[[], Any]) -> None:

@@ -27,6 +27,7 @@ class COCODataModule(pl.LightningDataModule):
         train_images, val_images: image directories below data_root.
         train_annotations, val_annotations: annotation files below data_root.
         batch_size: images per device and step. val_batch_size: the same for evaluation; batch_size by default.
+        val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
         seed: of the sample order and the augmentation.
 
@@ -48,6 +49,7 @@ class COCODataModule(pl.LightningDataModule):
         val_annotations: str = "annotations/instances_val2017.json",
         batch_size: int = 32,
         val_batch_size: int | None = None,
+        val_limit: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -57,6 +59,9 @@ class COCODataModule(pl.LightningDataModule):
         self._files = {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations}
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
+        if val_limit is not None and val_limit < 1:
+            raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
+        self.val_limit = val_limit
         self.num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
         self.seed = seed
 
@@ -106,7 +111,8 @@ class COCODataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
-        sampler = EvaluationSampler(len(self.val_annotations), *self._replicas())
+        length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
+        sampler = EvaluationSampler(length, *self._replicas())
         dataset = EvaluationDataset(self.val_annotations, self._directories["val"])
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 

@@ -163,7 +163,7 @@ def _decoded(path: Path, kind: str, entries: list, struct: type, exact):
         rows = slice(start, start + len(part))
         try:
             decoded = [decode(entry) for entry in part] if isinstance(part[0], Raw) else None
-        except (ValueError, RecursionError):
+        except (ValueError, msgspec.DecodeError, RecursionError):
             decoded = None
         if decoded is None:
             decoded = [_checked(path, kind, start + offset, entry, exact) for offset, entry in enumerate(part)]
@@ -237,7 +237,7 @@ def _decode(path: Path, data: bytes, struct: type):
     except UnicodeDecodeError as error:
         byte = data.find(error.object) + error.start
         raise _broken(path, data, byte, f"found {data[byte : byte + 1]!r}, which is not UTF-8") from None
-    except ValueError as error:
+    except (ValueError, msgspec.DecodeError) as error:  # a ValueError from msgspec 0.21 on
         position = re.search(r"\(byte (\d+)\)", str(error))
         byte = int(position[1]) + skipped if position else len(data)
         if data.startswith((b"NaN", b"Infinity"), byte):

@@ -16,6 +16,7 @@ from ssd.boxes import box_iou, cxcywh_to_xyxy, decode_offsets
 
 FIRST_PREFIX = 512  # candidates; enough for nearly every image of a trained model
 BLOCK = 512  # candidates whose pairwise IoUs are held at once: bounds the memory of the tensor form
+LARGEST_SHIFTED = 2.0**16  # images; see `_suppress_with_kernel`
 FIRST_ROUNDS = 8  # fixed-point rounds before convergence is checked; suppression chains are rarely longer
 
 
@@ -199,16 +200,21 @@ def _suppress_with_kernel(boxes: Tensor, labels: Tensor, candidate: Tensor, iou_
     """Greedy NMS per image and class by torchvision's operator: [B, P, ...] -> keep [B, P].
 
     Classes are kept apart by shifting each by a multiple of a power of two. In float64 that moves no coordinate by more
-    than 2^-36, far below the float32 rounding of the boxes; in float32 it would move IoUs.
+    than 2^-29 of the image, far below the float32 rounding of boxes; in float32 it would move IoUs. Where a box is so
+    large that even float64 would round (or infinite: a network that diverges), classes are taken one by one.
     """
-    span = 2.0 ** math.ceil(math.log2(2 * float(boxes.abs().amax()) + 2))
+    largest = float(boxes.abs().amax())
+    shift = largest < LARGEST_SHIFTED
+    span = 2.0 ** math.ceil(math.log2(2 * largest + 2)) if shift else 0.0
     shifted = boxes.double() + span * labels.unsqueeze(-1)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)  # by position, ties included
     threshold = math.nextafter(iou_threshold, 0)  # the operator suppresses above its threshold, we at it
     keep = torch.zeros_like(candidate)
     for image in range(len(boxes)):
         members = candidate[image].nonzero().squeeze(1)
-        keep[image, members[torchvision.ops.nms(shifted[image, members], order[members], threshold)]] = True
+        classes = labels[image, members]
+        for group in [members] if shift else [members[classes == label] for label in classes.unique()]:
+            keep[image, group[torchvision.ops.nms(shifted[image, group], order[group], threshold)]] = True
     return keep
 
 

@@ -123,6 +123,18 @@ def test_equality_with_the_threshold_suppresses(use_kernel):
     assert (labels > 0).sum() == 2
 
 
+@pytest.mark.parametrize("size", [40.0, 1e30], ids=["huge", "infinite"])
+def test_one_huge_or_infinite_box_changes_nothing_for_the_others(size):
+    offsets, logits, default_boxes = random_case(300, 5)
+    logits[0, 7] = torch.tensor([-9.0, -9, -9, 5, -9, -9])
+    _, usual, _ = detect(offsets, logits, default_boxes)
+    offsets[0, 7, 2] = size / 0.2  # the width is multiplied by e^40, or overflows
+    kernel = detect(offsets, logits, default_boxes, use_kernel=True)
+    tensors = detect(offsets, logits, default_boxes, use_kernel=False)
+    assert torch.equal(kernel[1], tensors[1]) and torch.equal(kernel[2], tensors[2])
+    assert torch.equal(kernel[1][1], usual[1]), "the other image is as before"
+
+
 @FORMS
 def test_only_the_best_candidates_of_a_class_take_part(use_kernel):
     offsets, logits, default_boxes = random_case(200, 2, seed=3)

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import NonFiniteLossError
 from coco.metric import NUMBERS
-from datamodule import COCODataModule
+from datamodule import COCODataModule, DataError
 from evaluate import evaluate
 from ssd_module import load_module
 from tests.conftest import PROJECT
@@ -130,7 +130,8 @@ def test_a_report_of_the_first_images_at_another_score_threshold_says_so(trained
     ids = {result["image_id"] for result in json.loads((report / "detections.json").read_text())}
     first = COCODataModule(str(sample)).val_annotations.image_ids[:5]
     assert ids <= set(first.tolist())
-    evaluate([*common, "--limit", "99"])
+    folded = evaluate([*common, "--limit", "99", "--fold_batch_norm", "true"])
+    assert folded == pytest.approx(evaluate(common), abs=1e-3)
     assert "Evaluated all 10 images, at score_threshold 0.05" in capsys.readouterr().out
 
 
@@ -144,7 +145,7 @@ def test_a_report_of_the_first_images_at_another_score_threshold_says_so(trained
     ],
 )
 def test_a_bad_flag_of_evaluate_is_named_before_anything_is_loaded(sample, flags, message):
-    with pytest.raises(MisconfigurationException, match=message):
+    with pytest.raises((MisconfigurationException, DataError), match=message):
         evaluate(["--ckpt_path", "gone.ckpt", "--data_root", str(sample), "--accelerator", "cpu", *flags])
 
 

@@ -20,8 +20,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 STANDIN = Path(__file__).resolve().parent
+# The sources need c10::DeviceAllocator::getMemoryInfo of torch 2.10. From there on, not to compile is to fail.
+OLDEST_TORCH = (2, 10)
 VISIBILITY = ("CN_VISIBLE_DEVICES", "MLU_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
@@ -61,6 +64,9 @@ def _build_module() -> ModuleType:
 @cache
 def why_not() -> str | None:
     """Why the stand-in cannot run here, or None if it can."""
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        wanted = ".".join(map(str, OLDEST_TORCH))
+        return f"the stand-in MLU device does not compile with torch {torch.__version__}; it needs {wanted} or later"
     build = _build_module()
     if build.library_path().exists() or build.compiler() is not None:
         return None
