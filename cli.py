@@ -86,7 +86,7 @@ class FitCLI(_ScriptCLI):
 
     def before_instantiate_classes(self) -> None:
         """The checks, in the order a user can act on them: device, data, checkpoint."""
-        device_flags(self.config.trainer)
+        check_device(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
@@ -138,7 +138,7 @@ class EvaluateCLI(_ScriptCLI):
 
     def before_instantiate_classes(self) -> None:
         self._check_flags()
-        device_flags(self.config.trainer)
+        check_device(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check(("val",))
 
     def instantiate_classes(self) -> None:
@@ -185,6 +185,12 @@ def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[
         name = flag.removeprefix("--").replace("-", "_")
         long.append(f"--{names[name]}{equals}{value}" if flag.startswith("--") and name in names else arg)
     return long
+
+
+def check_device(trainer: Any) -> None:
+    """`device_flags` for a configuration whose objects (strategies, plugins) are not built yet."""
+    unbuilt = {"plugins": None} if isinstance(trainer["strategy"], str) else {"plugins": None, "strategy": "auto"}
+    device_flags({**trainer.as_dict(), **unbuilt})
 
 
 def device_flags(trainer: Any) -> dict[str, Any]:

@@ -73,3 +73,17 @@ def test_last_without_a_checkpoint_names_what_was_found_and_auto_starts_fresh(tm
         resume_path("last", None)
     with pytest.raises(CheckpointError, match="nowhere"):
         resume_path("nowhere.ckpt", None)
+
+
+def test_a_strategy_and_plugins_may_be_objects_of_the_config(cli, tmp_path):
+    (tmp_path / "ddp.yaml").write_text(
+        "trainer:\n"
+        "  strategy:\n"
+        "    class_path: pytorch_lightning.strategies.SingleDeviceStrategy\n"
+        "    init_args: {device: cpu}\n"
+        "  plugins:\n"
+        "    class_path: pytorch_lightning.plugins.MixedPrecision\n"
+        "    init_args: {precision: bf16-mixed, device: cpu}\n"
+    )
+    trainer = cli("--config", str(tmp_path / "ddp.yaml")).trainer
+    assert trainer.precision == "bf16-mixed"

@@ -177,6 +177,7 @@ def evaluate_shard(rank, world_size, path, results, outcome):
     if own:
         update_from_results(metric, [result for result in results if result["image_id"] in own], own)
     (outcome / f"{rank}.json").write_text(json.dumps(metric.compute()))
+    torch.distributed.barrier()  # torch 2.4's gloo deadlocks if it is destroyed while its thread frees the last tensors
     torch.distributed.destroy_process_group()
 
 
