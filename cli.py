@@ -19,12 +19,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from accelerators import resolve_trainer_flags
 from callbacks import ClassPrecision, ImagesPerSecond, NonFiniteLossError, StopOnNonFiniteLoss
-from checkpoints import CheckpointError, resume_path
+from checkpoints import CheckpointError, read_checkpoint, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
 from pictures import DetectionPictures, TensorBoardPictures
 from pretrained import PretrainedWeightsError
+from ssd.model import FEATURE_CHANNELS
 from ssd_module import SSDModule, load_module
 
 SHORT_FLAGS = {
@@ -79,6 +80,7 @@ class FitCLI(_ScriptCLI):
         resume = "Resume from this checkpoint; `last` is that of --run_dir, `auto` the same or a fresh start."
         add("--ckpt_path", type=str | None, default=None, help=resume)
         add("--keep_epochs", type=bool, default=True, help="Keep every epoch's checkpoint beside best and last.")
+        parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.category_ids", "model.category_ids", apply_on="instantiate")
@@ -87,8 +89,14 @@ class FitCLI(_ScriptCLI):
     def before_instantiate_classes(self) -> None:
         """The checks, in the order a user can act on them: device, data, checkpoint."""
         check_device(self.config.trainer)
+        if self.config.model.backbone not in FEATURE_CHANNELS:
+            raise MisconfigurationException(
+                f"--model.backbone {self.config.model.backbone}: expected one of {', '.join(FEATURE_CHANNELS)}"
+            )
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
+        if self.ckpt_path and "state_dict" not in read_checkpoint(self.ckpt_path):
+            raise CheckpointError(f"--ckpt_path {self.ckpt_path}: no Lightning checkpoint, so no run to resume from it")
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -59,6 +59,11 @@ class COCODataModule(pl.LightningDataModule):
         self._files = {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations}
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
+        if batch_size < 1 or self.val_batch_size < 1 or (num_workers or 0) < 0:
+            raise DataError(
+                f"expected batch sizes of at least 1 and no fewer than 0 workers; got batch_size={batch_size}, "
+                f"val_batch_size={val_batch_size}, num_workers={num_workers}"
+            )
         if val_limit is not None and val_limit < 1:
             raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
         self.val_limit = val_limit
@@ -106,7 +111,10 @@ class COCODataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         annotations = self.train_annotations
         replicas, rank = self._replicas()
-        sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank)
+        try:
+            sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank)
+        except ValueError as error:
+            raise DataError(str(error)) from None
         dataset = TrainingDataset(annotations, self._directories["train"], self.seed)
         return self._loader(dataset, sampler, self.batch_size, collate_training)
 

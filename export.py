@@ -1,7 +1,7 @@
 """Checkpoints to and from the published recipe's format (`epoch`, `label_map`, `model`, ... in one torch file).
 
-The reference orders default boxes and head channels differently from us: its heads lay channels out
-coordinate-major, ours box-major. Converting permutes head weights; nothing else in the project knows of it.
+The reference orders default boxes and head channels differently from us: its heads lay channels out coordinate-major,
+ours box-major. Converting permutes head weights. Beside it only `ssd.default_boxes.tie_rank` knows of that order.
 """
 
 import re
@@ -42,8 +42,7 @@ def load_reference_checkpoint(path: str | Path) -> SSDModule:
     COCO's 80 classes and 1..C otherwise.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: not a plain-tensor file, torn, or not an SSD300 of the published layout.
+        CheckpointError: missing, not a plain-tensor file, torn, or not an SSD300 of the published layout.
     """
     checkpoint = read_checkpoint(path)
     if not isinstance(checkpoint.get("model"), dict):
@@ -68,7 +67,8 @@ def save_reference_checkpoint(module: SSDModule, path: str | Path) -> None:
     trainer = module._trainer  # None outside a run, where `module.trainer` would raise
     torch.save(
         {
-            "epoch": trainer.current_epoch + 1 if trainer else 0,
+            # After fitting Lightning has already counted on to the next epoch.
+            "epoch": trainer.current_epoch + int(trainer.training) if trainer else 0,
             "iteration": trainer.global_step if trainer else 0,
             "label_map": dict(enumerate(("background", *module.class_names))),
             "model": to_reference_state(module.model.state_dict()),

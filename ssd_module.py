@@ -239,10 +239,6 @@ def load_module(path: str | Path) -> SSDModule:
     return module
 
 
-def _short(value: Any) -> str:
-    return text if len(text := str(value)) <= 120 else f"{text[:117]}..."
-
-
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two optimiser groups: weights with more than one dimension decay; biases and normalisation do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -250,3 +246,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
+
+
+def _short(value: Any) -> str:
+    return text if len(text := str(value)) <= 120 else f"{text[:117]}..."

@@ -193,6 +193,10 @@ def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
         (["--data_root", "/nowhere"], "no data set at /nowhere"),
         (["--ckpt_path", "gone.ckpt"], "--ckpt_path gone.ckpt: no such file"),
         (["--accelerator", "cuda"], "cuda|CUDA|GPU"),
+        (["--model.backbone", "vgg16"], "--model.backbone vgg16: expected one of resnet18"),
+        (["--batch_size", "999"], "do not fill one step of 1 device(s) x batch 999"),
+        (["--batch_size", "0"], "batch_size=0"),
+        (["--ckpt_path", "README.md"], "README.md: refused"),
     ],
 )
 def test_what_a_user_can_mend_is_one_message_without_a_traceback(sample, tmp_path, args, message):
