@@ -4,6 +4,7 @@ Lightning's own writes into the temporary directory and moves, without fsync: a 
 directory on another file system can leave half a file under the final name.
 """
 
+import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -91,11 +92,12 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
         os.replace(unfinished, path)
         _sync(path.parent)  # the rename itself
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError for a full disk
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         free = _free_megabytes(path.parent)
         raise CheckpointError(
             f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}; {free} MB free). "
-            f"{'The one written before is untouched' if path.exists() else 'None was there before'}; "
+            f"{'The one written before is untouched' if path.is_file() else 'None was there before'}; "
             "make room or give another --run_dir, and resume"
         ) from None
 

@@ -25,9 +25,7 @@ def train(args: Sequence[str] | None = None) -> pl.Trainer:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
     except Preempted as stop:
         if cli.trainer.is_global_zero:
-            print(
-                f"{stop}. To go on:\n{cli.resume_command if stop.path else shlex.join(['python', 'train.py', *cli.args])}"
-            )
+            print(f"{stop}. To go on:\n{cli.resume_command}")
         raise
     except RuntimeError as error:
         raise loader_error(error) or error from None
