@@ -1,6 +1,7 @@
 """COCODataModule: serves COCO-format data to Lightning. Loaders, and the device half of the input pipeline."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +159,8 @@ class COCODataModule(pl.LightningDataModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         self.start = Position(**state["position"])
+        # Lightning cannot know that the loader does begin at the right sample.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         saved, now = state["samples_from"], self.samples_from()
         changes = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
         if changes and not self.allow_other_samples:

@@ -82,6 +82,7 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss()
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
+        self._max_steps: int | None = None  # the Trainer's, while a checkpoint is being restored
         self._translated = False  # whether the checkpoint was made with other devices or another batch
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
@@ -104,8 +105,13 @@ class SSDModule(pl.LightningModule):
                     f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(self.hparams[key])}; "
                     "resume with the data set and backbone that it was trained with"
                 )
-        if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.datamodule is not None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.trainer.datamodule is not None:
             self._resume(checkpoint, checkpoint.get(type(self.trainer.datamodule).__qualname__))
+        # A Lightning that stops by steps would take an epoch that had ended for unfinished, and skip the next one.
+        epoch_loop = self.trainer.fit_loop.epoch_loop
+        self._max_steps, epoch_loop.max_steps = epoch_loop.max_steps, -1
 
     def _resume(self, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
         """Translates the counters if a step is made of other parts now."""
@@ -131,6 +137,8 @@ class SSDModule(pl.LightningModule):
         )
 
     def on_train_start(self) -> None:
+        if self._max_steps is not None:
+            self.trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         if self._translated:
             for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
                 for group, rate, factor in zip(
