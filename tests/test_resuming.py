@@ -134,11 +134,6 @@ def test_a_run_goes_on_to_the_bit_from_any_saved_state(kept, small, straight, tm
     assert_goes_on_exactly(small, straight, tmp_path / "run", straight / "checkpoints" / f"kept_{kept}.ckpt")
 
 
-@pytest.mark.parametrize("name", ["best.ckpt", pytest.param("epoch000.ckpt", marks=pytest.mark.slow)])
-def test_the_best_and_the_epochs_checkpoints_go_on_exactly_too(name, small, straight, tmp_path):
-    assert_goes_on_exactly(small, straight, tmp_path / "run", straight / "checkpoints" / name)
-
-
 def test_workers_that_load_ahead_begin_at_the_right_sample_of_the_right_epoch(small, straight, tmp_path):
     checkpoint = straight / "checkpoints" / "kept_4_step.ckpt"
     assert_goes_on_exactly(small, straight, tmp_path / "run", checkpoint, "--num_workers", "2")
