@@ -102,7 +102,7 @@ class _Prediction:
             drawn = _in_order(self.pool, self._draw, shots, self.workers)
             self._write_video(tqdm(drawn, total=reader.length, unit="frame", desc=source.path.name), reader)
             if reader.error:
-                self._report(source, "broke off", reader.error)
+                self._report(source, "broke off" if reader.count else "could not be read", reader.error)
 
     def summary(self, inputs: int) -> str:
         files = self.files
@@ -180,7 +180,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=8, metavar="N", help="pictures at a time on the device (default: 8)")
     threads = "threads that decode, draw and write (default: the cores this process may use, at most 8)"
     add("--num_workers", type=int, default=min(len(os.sched_getaffinity(0)), 8), metavar="N", help=threads)
-    flags = parser.parse_args(args)
+    flags = parser.parse_intermixed_args(args)
     flags.draw = flags.draw == "true"
     return flags
 

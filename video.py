@@ -3,6 +3,7 @@
 PyAV is optional (`pip install av`): it is imported when a video is opened, and `require` says how to get it.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -46,7 +47,9 @@ class VideoReader:
         import av
 
         self.path = path
+        self.count = 0  # frames read so far
         self.error: str | None = None
+        self._broken: str | None = None
         try:
             self._container = av.open(str(path))
         except (av.error.FFmpegError, OSError) as error:
@@ -67,27 +70,35 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
+        step = max(1, round(1 / (self.rate * self.time_base)))
+        time, size = -step, None
+        for frame in self._frames():
+            picture = _upright(frame)
+            size = size or picture.size
+            if picture.size != size:
+                self._broken = f"the picture's size changes from {size} to {picture.size}"
+                break
+            # Files without times, or with one twice, go on at the video's rate.
+            time = frame.pts if frame.pts is not None and (not self.count or frame.pts > time) else time + step
+            self.count += 1
+            yield time, picture
+        self._broken = self._broken or self._shortfall(time + step)
+        if self._broken:
+            self.error = f"{self.path}: broke off after {self.count} frames ({self._broken})"
+
+    def _frames(self) -> Iterator[Any]:
+        """Where the file breaks off, the frames that the decoder still holds come, too."""
         import av
 
-        step = max(1, round(1 / (self.rate * self.time_base)))
-        time, count, size = -step, 0, None
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt:
                     raise ValueError("a packet is cut off")
-                for frame in packet.decode():
-                    picture = _upright(frame)
-                    size = size or picture.size
-                    if picture.size != size:
-                        raise ValueError(f"the picture's size changes from {size} to {picture.size}")
-                    # Files without times, or with one twice, go on at the video's rate.
-                    time = frame.pts if frame.pts is not None and (not count or frame.pts > time) else time + step
-                    count += 1
-                    yield time, picture
+                yield from packet.decode()
         except (av.error.FFmpegError, ValueError) as error:
-            self.error = f"{self.path}: broke off after {count} frames ({_reason(error)})"
-        else:
-            self.error = self._shortfall(count, time + step)
+            self._broken = _reason(error)
+            with contextlib.suppress(av.error.FFmpegError):
+                yield from self._stream.decode(None)
 
     def _seconds(self) -> Fraction | None:
         """The stated length."""
@@ -100,13 +111,13 @@ class VideoReader:
         seconds = self._seconds()
         return self._stream.frames or (round(seconds * self.rate) if seconds else None)
 
-    def _shortfall(self, count: int, end: int) -> str | None:
-        if count == 0:
-            return f"{self.path}: there is no frame in it"
+    def _shortfall(self, end: int) -> str | None:
+        if self.count == 0:
+            return "there is no frame in it"
         seconds, stated = (end - (self._stream.start_time or 0)) * self.time_base, self._seconds()
         if stated is None or stated - seconds < SHORT_OF_END:
             return None
-        return f"{self.path}: broke off after {count} frames ({float(seconds):.1f} s of {float(stated):.1f} s)"
+        return f"{float(seconds):.1f} s of {float(stated):.1f} s"
 
 
 class VideoWriter:
