@@ -200,7 +200,10 @@ def _one_device(accelerator: str, devices: int | str | list[int], precision: str
     asked = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = pl.Trainer(**flags, **dict.fromkeys(quiet, False))
+    try:
+        trainer = pl.Trainer(**flags, **dict.fromkeys(quiet, False))
+    except (TypeError, ValueError) as error:  # Lightning's, for words that it does not know
+        raise MisconfigurationException(f"--accelerator {accelerator} --devices {devices}: {error}") from None
     if trainer.num_devices != 1:
         raise MisconfigurationException(
             f"--devices {devices}: prediction runs on one device; give 1, or an ordinal with a comma such as '2,'"

@@ -150,6 +150,9 @@ def test_a_published_checkpoint_predicts_as_the_one_it_was_made_from(random_dete
 def test_more_than_one_device_and_devices_that_are_not_there_are_refused(random_detector):
     with pytest.raises(MisconfigurationException, match="one device"):
         Detector(random_detector, "cpu", devices=2)
+    for accelerator, devices in (("abacus", 1), ("cpu", "x")):
+        with pytest.raises(MisconfigurationException, match=f"--accelerator {accelerator} --devices {devices}"):
+            Detector(random_detector, accelerator, devices)
     if not torch.cuda.is_available():
         with pytest.raises(MisconfigurationException, match="no CUDA device"):
             Detector(random_detector, "cuda")
