@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 
 from cli import FitCLI, run
+from last_checkpoint import LastCheckpoint, Preempted
+from loader_watch import loader_error
 from report import metrics_table
 
 
@@ -19,7 +21,14 @@ def train(args: Sequence[str] | None = None) -> pl.Trainer:
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    except Preempted as stop:
+        if cli.trainer.is_global_zero:
+            print(f"{stop}. To go on:\n{cli.resume_command}")
+        raise
+    except RuntimeError as error:
+        raise loader_error(error) or error from None
     return cli.trainer
 
 
@@ -30,10 +39,10 @@ def main() -> None:
         if "mAP_50" in numbers:
             print(metrics_table(numbers))
         for callback in trainer.checkpoint_callbacks:
-            if callback.monitor and callback.best_model_path:
+            if isinstance(callback, LastCheckpoint):
+                print(f"last checkpoint: {callback.path}")
+            elif callback.monitor and callback.best_model_path:
                 print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
-            elif callback.last_model_path:
-                print(f"last checkpoint: {callback.last_model_path}")
 
 
 if __name__ == "__main__":
