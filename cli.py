@@ -203,11 +203,8 @@ class EvaluateCLI(_ScriptCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     def _check_flags(self) -> None:
-        threshold = self.config.score_threshold
-        if threshold is not None and not 0 <= threshold < 1:
-            raise MisconfigurationException(
-                f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1"
-            )
+        if self.config.score_threshold is not None:
+            check_score_threshold(self.config.score_threshold)
         for flag in ("report", "pictures"):
             path = self.config[flag]
             if path is not None and path.exists() and not path.is_dir():
@@ -239,6 +236,12 @@ def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[
         name = flag.removeprefix("--").replace("-", "_")
         long.append(f"--{names[name]}{equals}{value}" if flag.startswith("--") and name in names else arg)
     return long
+
+
+def check_score_threshold(threshold: float) -> None:
+    """Raises MisconfigurationException for what is no score threshold."""
+    if not 0 <= threshold < 1:
+        raise MisconfigurationException(f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1")
 
 
 def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -226,9 +226,17 @@ class SSDModule(pl.LightningModule):
             self.log("mAP", numbers["mAP"], prog_bar=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """`predict` at the checkpoint's score_threshold."""
+        return self.predict(batch)
+
+    def predict(self, batch: dict[str, Any], score_threshold: float | None = None) -> list[dict[str, Any]]:
         """One dict an image, by descending score: image_id, boxes float32 [n, 4] xyxy in pixels of the original image,
-        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1])."""
-        boxes, scores, labels = self._detect(batch)
+        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1]); all on the CPU.
+
+        Args:
+            batch: as in `validation_step`. score_threshold: of this call; by default the checkpoint's.
+        """
+        boxes, scores, labels = self._detect(batch, score_threshold)
         found = labels > 0
         return [
             {
@@ -240,7 +248,7 @@ class SSDModule(pl.LightningModule):
             for i, image_id in enumerate(batch["image_ids"])
         ]
 
-    def _detect(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect(self, batch: dict[str, Any], score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
         images = batch["images"]
         if len(images) == 0:
@@ -251,7 +259,7 @@ class SSDModule(pl.LightningModule):
             offsets,
             logits,
             self.default_boxes,
-            score_threshold=self.hparams.score_threshold,
+            score_threshold=self.hparams.score_threshold if score_threshold is None else score_threshold,
             iou_threshold=self.hparams.iou_threshold,
             max_detections=self.hparams.max_detections,
         )
