@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from checkpoints import CheckpointError, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
 from pretrained import backbone_weights
+from schedule import RecipeSchedule
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
@@ -132,14 +133,8 @@ class SSDModule(pl.LightningModule):
         rate = hparams.learning_rate * self._global_batch() / REFERENCE_BATCH
         groups = parameter_groups(self.model, hparams.weight_decay)
         optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum)
-        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else 1
-        milestones = [epoch * steps_per_epoch for epoch in hparams.milestones]
-
-        def factor(step: int) -> float:
-            warmup = min(1.0, step / hparams.warmup_steps) if hparams.warmup_steps else 1.0
-            return warmup * hparams.gamma ** sum(step >= milestone for milestone in milestones)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else None
+        scheduler = RecipeSchedule(optimizer, steps_per_epoch, hparams.warmup_steps, hparams.milestones, hparams.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _global_batch(self) -> int:
