@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -23,6 +24,8 @@ from checkpoints import CheckpointError, read_checkpoint, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
+from dllogger import EpochTime
+from export import is_published, lightning_checkpoint
 from pictures import DetectionPictures, TensorBoardPictures
 from pretrained import PretrainedWeightsError
 from ssd.model import FEATURE_CHANNELS
@@ -69,9 +72,18 @@ class _ScriptCLI(LightningCLI):
 
 
 class FitCLI(_ScriptCLI):
-    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from."""
+    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from.
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    `callbacks` and `loggers` come beside those of the configuration and the standard ones.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        loggers: Sequence[Logger] = (),
+    ) -> None:
+        self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
         super().__init__(SSDModule, long_flags(sys.argv[1:] if args is None else args))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -95,21 +107,24 @@ class FitCLI(_ScriptCLI):
             )
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
-        if self.ckpt_path and "state_dict" not in read_checkpoint(self.ckpt_path):
+        if self.ckpt_path and not is_published(found := read_checkpoint(self.ckpt_path)) and "state_dict" not in found:
             raise CheckpointError(f"--ckpt_path {self.ckpt_path}: no Lightning checkpoint, so no run to resume from it")
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
         trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config.keep_epochs)]
+        trainer["callbacks"] += self.more_callbacks
         if trainer["enable_progress_bar"] is not False:
             trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
                 CSVLogger(self.run_dir / "logs", name="csv"),
+                *self.more_loggers,
             ]
         trainer["default_root_dir"] = str(self.run_dir)
+        trainer["plugins"] = [*(trainer["plugins"] or []), BothFormats()]
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     @rank_zero_only
@@ -121,6 +136,14 @@ class FitCLI(_ScriptCLI):
             path, number = self.run_dir / f"config_{number}.yaml", number + 1
         path.write_text(self.parser.dump(self.config))
         return path
+
+
+class BothFormats(TorchCheckpointIO):
+    """Opens our checkpoints and those of the published recipe."""
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        return lightning_checkpoint(checkpoint, path) if is_published(checkpoint) else checkpoint
 
 
 class EvaluateCLI(_ScriptCLI):
@@ -221,6 +244,7 @@ def _callbacks(run_dir: Path, keep_epochs: bool) -> list[pl.Callback]:
     return [
         StopOnNonFiniteLoss(),
         ImagesPerSecond(),
+        EpochTime(),
         LearningRateMonitor(logging_interval="step"),
         ClassPrecision(),
         TensorBoardPictures(),
