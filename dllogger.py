@@ -117,4 +117,4 @@ class EpochTime(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A tensor on the host: a number would be sent to the device and read back.
-        pl_module.log("train/epoch_seconds", torch.tensor(self._end - self._start))
+        pl_module.log("train/epoch_seconds", torch.tensor(self._end - self._start), rank_zero_only=True)

@@ -131,9 +131,10 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
 def train_arguments(args: Namespace, more: Sequence[str] = ()) -> list[str]:
     """The arguments of train.py. `--evaluation`, `--save`, `--json-summary` and TF32 have none there: see main.py."""
     backbone = args.backbone or "resnet50"
+    weights = args.backbone_path or _weights_name(backbone, args.torchvision_weights_version)
     pairs = {
         "--model.backbone": backbone,
-        "--model.backbone_weights": args.backbone_path or _weights_name(backbone, args.torchvision_weights_version),
+        "--model.backbone_weights": "null" if args.checkpoint else weights,  # the checkpoint has all weights
         "--model.learning_rate": args.learning_rate,
         "--model.momentum": args.momentum,
         "--model.weight_decay": args.weight_decay,
