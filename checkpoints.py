@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 
 class CheckpointError(ValueError):
@@ -40,27 +41,51 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
-    """What `--ckpt_path` means: `last` (of the run directory), `auto` (the same, or None for a fresh start), or a path.
+    """What `--ckpt_path` means: a path; `last`, the newest readable checkpoint of the run directory; `auto`, the same,
+    or None for a fresh start where there is none yet. None means None.
 
     Raises:
-        CheckpointError: nothing there, with what was found instead.
+        CheckpointError: nothing there to resume from, with what was found instead.
     """
     if ckpt_path is None:
         return None
     if ckpt_path not in ("last", "auto"):
         if not Path(ckpt_path).is_file():
             raise CheckpointError(f"--ckpt_path {ckpt_path}: no such file (or use `last` or `auto` with --run_dir)")
+        checkpoint = read_checkpoint(ckpt_path)
+        if not _can_go_on(checkpoint):
+            raise CheckpointError(
+                f"--ckpt_path {ckpt_path}: no run to resume in it, neither of this project nor of the published recipe "
+                f"(it has {', '.join(map(str, checkpoint))[:200]})"
+            )
         return Path(ckpt_path)
     if run_dir is None:
         raise CheckpointError(f"--ckpt_path {ckpt_path} looks in a run directory: give it with --run_dir DIR")
-    last = run_dir / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        return last
-    if ckpt_path == "auto":
-        print(f"--ckpt_path auto: no {last}, starting fresh")
+    found = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]  # the latter by SLURM requeue
+    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            if _can_go_on(read_checkpoint(path)):
+                return path
+            reason = "holds no run to resume"
+        except CheckpointError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+        rank_zero_warn(f"--ckpt_path {ckpt_path}: passing over {path} ({reason})")
+    if ckpt_path == "auto" and not found:
+        rank_zero_info(f"--ckpt_path auto: no checkpoint in {run_dir}, starting fresh")
         return None
-    found = sorted(path.name for path in last.parent.glob("*")) if last.parent.is_dir() else []
+    names = ", ".join(sorted(path.name for path in found)[:5])
     raise CheckpointError(
-        f"--ckpt_path last: no {last} ({'found ' + ', '.join(found[:5]) if found else 'no checkpoints there'}). "
-        "Give the path of a checkpoint, or use --ckpt_path auto to start fresh where there is none"
+        f"--ckpt_path {ckpt_path}: no readable checkpoint in {run_dir / 'checkpoints'} "
+        f"({f'found {names}' if found else 'there are none'}). Give the path of a checkpoint"
+        + ("" if found else ", or use --ckpt_path auto to start fresh where there is none")
     )
+
+
+def is_published(checkpoint: dict[str, Any]) -> bool:
+    """Whether a file's content has the layout of the published recipe (see export.py), whatever it is called."""
+    return isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint
+
+
+def _can_go_on(checkpoint: dict[str, Any]) -> bool:
+    ours = "state_dict" in checkpoint and "optimizer_states" in checkpoint
+    return ours or is_published(checkpoint)

@@ -4,6 +4,7 @@ Both habits work in any mixture, the later winning: `--trainer.accelerator cuda 
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,37 +15,51 @@ import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.distributed import is_torchelastic_launched
 
 from accelerators import resolve_trainer_flags
-from callbacks import ClassPrecision, ImagesPerSecond, NonFiniteLossError, StopOnNonFiniteLoss
-from checkpoints import CheckpointError, read_checkpoint, resume_path
+from callbacks import (
+    ClassPrecision,
+    GradientNorm,
+    LossMonitor,
+    NonFiniteLossError,
+    RandomStates,
+    SkipNonFiniteSteps,
+    Throughput,
+)
+from checkpoint_io import DurableCheckpointIO, remove_unfinished
+from checkpoints import CheckpointError, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
 from dllogger import EpochTime
-from export import is_published, lightning_checkpoint
+from last_checkpoint import LastCheckpoint, Preempted
+from loader_watch import LoaderError, LoaderWatch
 from pictures import DetectionPictures, TensorBoardPictures
 from pretrained import PretrainedWeightsError
+from run_record import write_run_record
 from ssd.model import FEATURE_CHANNELS
 from ssd_module import SSDModule, load_module
 
 SHORT_FLAGS = {
     **{
         name: f"trainer.{name}"
-        for name in ("accelerator", "devices", "num_nodes", "precision", "strategy", "max_epochs")
+        for name in ("accelerator", "devices", "num_nodes", "precision", "strategy", "max_epochs", "deterministic")
     },
     **{name: f"data.{name}" for name in ("data_root", "batch_size", "num_workers")},
     "seed": "seed_everything",
 }
+PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 # What a user can mend; shown as one message without a traceback.
 USER_ERRORS = (
     AnnotationError,
     CheckpointError,
     DataError,
     ImageError,
+    LoaderError,
     MisconfigurationException,
     NonFiniteLossError,
     PretrainedWeightsError,
@@ -84,13 +99,21 @@ class FitCLI(_ScriptCLI):
         loggers: Sequence[Logger] = (),
     ) -> None:
         self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
-        super().__init__(SSDModule, long_flags(sys.argv[1:] if args is None else args))
+        self.args = list(sys.argv[1:] if args is None else args)
+        super().__init__(SSDModule, long_flags(self.args))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
         add("--run_dir", type=Path | None, default=None, help="Directory of the run; by default a new one below runs/.")
-        resume = "Resume from this checkpoint; `last` is that of --run_dir, `auto` the same or a fresh start."
+        resume = "Resume from this checkpoint; `last`: newest readable one of --run_dir; `auto`: that or a fresh start."
         add("--ckpt_path", type=str | None, default=None, help=resume)
+        add("--save_every_n_steps", type=int | None, default=None, help="Optimiser steps between saves of last.ckpt.")
+        minutes = "Minutes between saves of last.ckpt, beside those at every validation and epoch end."
+        add("--save_every_minutes", type=float | None, default=10.0, help=minutes)
+        skipped = "Steps with non-finite gradients to leave out, over the run, before it is an error."
+        add("--max_skipped_steps", type=int, default=0, help=skipped)
+        stall = "Report the pictures being read when no batch has come for so long; null: never."
+        add("--stall_seconds", type=float | None, default=60.0, help=stall)
         add("--keep_epochs", type=bool, default=True, help="Keep every epoch's checkpoint beside best and last.")
         parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -107,13 +130,11 @@ class FitCLI(_ScriptCLI):
             )
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
-        if self.ckpt_path and not is_published(found := read_checkpoint(self.ckpt_path)) and "state_dict" not in found:
-            raise CheckpointError(f"--ckpt_path {self.ckpt_path}: no Lightning checkpoint, so no run to resume from it")
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
-        trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config.keep_epochs)]
+        trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config)]
         trainer["callbacks"] += self.more_callbacks
         if trainer["enable_progress_bar"] is not False:
             trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
@@ -124,26 +145,34 @@ class FitCLI(_ScriptCLI):
                 *self.more_loggers,
             ]
         trainer["default_root_dir"] = str(self.run_dir)
-        trainer["plugins"] = [*(trainer["plugins"] or []), BothFormats()]
+        plugins = trainer["plugins"] or []
+        plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(DurableCheckpointIO())
+        trainer["plugins"] = plugins
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     @rank_zero_only
     def save_config(self) -> Path:
-        """Writes the resolved configuration into the run directory; a resumed run adds a numbered one."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        path, number = self.run_dir / "config.yaml", 1
-        while path.exists():
-            path, number = self.run_dir / f"config_{number}.yaml", number + 1
-        path.write_text(self.parser.dump(self.config))
+        """Writes the resolved configuration into the run directory, and beside it what else the run depends on; a
+        resumed run adds numbered ones."""
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            path, number = self.run_dir / "config.yaml", 1
+            while path.exists():
+                path, number = self.run_dir / f"config_{number}.yaml", number + 1
+            path.write_text(self.parser.dump(self.config))
+            write_run_record(path.with_name(path.name.replace("config", "run")).with_suffix(".json"), self)
+        except OSError as error:
+            raise CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})") from None
+        remove_unfinished(self.run_dir / "checkpoints")
         return path
 
-
-class BothFormats(TorchCheckpointIO):
-    """Opens our checkpoints and those of the published recipe."""
-
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        checkpoint = read_checkpoint(path)
-        return lightning_checkpoint(checkpoint, path) if is_published(checkpoint) else checkpoint
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run, from the same directory; begins it anew where nothing was saved yet."""
+        kept = without_flags(self.args, ("run_dir", "ckpt_path"))
+        return shlex.join(["python", "train.py", *kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
 
 
 class EvaluateCLI(_ScriptCLI):
@@ -200,9 +229,15 @@ class EvaluateCLI(_ScriptCLI):
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Calls `main`; what a user can mend ends the process with its message and exit code 1, without a traceback."""
+    """Calls `main`; what a user can mend ends the process with its message and exit code 1, without a traceback.
+
+    A run that was told to stop ends with exit code `PREEMPTED`.
+    """
     try:
         main()
+    except Preempted:
+        # Lightning's launcher takes any other code of the processes it started for a crash, and kills the first one.
+        sys.exit(PREEMPTED if os.environ.get("LOCAL_RANK", "0") == "0" or is_torchelastic_launched() else 0)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
 
@@ -216,6 +251,20 @@ def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[
         name = flag.removeprefix("--").replace("-", "_")
         long.append(f"--{names[name]}{equals}{value}" if flag.startswith("--") and name in names else arg)
     return long
+
+
+def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The arguments without `--name value` and `--name=value` of these names."""
+    kept, skip_value = [], False
+    for arg in args:
+        flag, equals, _ = arg.partition("=")
+        if flag.startswith("--") and flag.removeprefix("--").replace("-", "_") in names:
+            skip_value = not equals
+        elif skip_value:
+            skip_value = False
+        else:
+            kept.append(arg)
+    return kept
 
 
 def check_device(trainer: Any) -> None:
@@ -239,25 +288,30 @@ def device_flags(trainer: Any) -> dict[str, Any]:
     return flags
 
 
-def _callbacks(run_dir: Path, keep_epochs: bool) -> list[pl.Callback]:
+def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
     directory = run_dir / "checkpoints"
+    losses = LossMonitor()
     return [
-        StopOnNonFiniteLoss(),
-        ImagesPerSecond(),
+        losses,
+        *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
+        GradientNorm(),
+        Throughput(),
         EpochTime(),
+        *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
         LearningRateMonitor(logging_interval="step"),
         ClassPrecision(),
         TensorBoardPictures(),
+        RandomStates(),
         ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
         ModelCheckpoint(
             directory,
             "epoch{epoch:03d}",
             auto_insert_metric_name=False,
-            save_top_k=-1 if keep_epochs else 0,
-            save_last=True,
+            save_top_k=-1 if config.keep_epochs else 0,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         ),
+        LastCheckpoint(directory, config.save_every_n_steps, config.save_every_minutes),
     ]
 
 

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
+from checkpoints import CheckpointError
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.sampler import EvaluationSampler, TrainingSampler
+from loader_watch import WatchedDataset
+from resuming import Position, as_dict, geometry, position
 
 
 class DataError(ValueError):
@@ -30,6 +35,7 @@ class COCODataModule(pl.LightningDataModule):
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
         seed: of the sample order and the augmentation.
+        allow_other_samples: resume from a checkpoint although seed or annotations are not those of its run.
 
     Batches for the model, after the transfer: images float32 [B, 3, 300, 300], normalised; image_ids int64 [B] (numpy,
     on the CPU); training: boxes float32 [B, G, 4] xyxy in [0, 1] and labels int64 [B, G], both 0-padded; evaluation:
@@ -52,6 +58,7 @@ class COCODataModule(pl.LightningDataModule):
         val_limit: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
+        allow_other_samples: bool = False,
     ) -> None:
         super().__init__()
         self.data_root = Path(data_root)
@@ -69,6 +76,8 @@ class COCODataModule(pl.LightningDataModule):
         self.val_limit = val_limit
         self.num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
         self.seed = seed
+        self.allow_other_samples = allow_other_samples
+        self.start = Position()  # where training goes on; a checkpoint sets it
 
     @cached_property
     def train_annotations(self) -> CocoAnnotations:
@@ -102,8 +111,13 @@ class COCODataModule(pl.LightningDataModule):
             raise DataError(_how_to_get_data(self.data_root, missing))
         for stage in stages:
             self._check_images(getattr(self, f"{stage}_annotations"), self._directories[stage])
+        if "train" in stages and self.num_train_images == 0:
+            raise DataError(
+                f"{self.train_annotations.path}: no image has a usable box, so there is nothing to train on"
+            )
         if len(stages) == 2:
-            self._check_same_classes()
+            train, val = self.train_annotations, self.val_annotations
+            check_same_classes(train.class_names, train.category_ids, val, f"the classes of {train.path}")
 
     def setup(self, stage: str) -> None:
         self.check(("train", "val") if stage == "fit" else ("val",))
@@ -112,10 +126,12 @@ class COCODataModule(pl.LightningDataModule):
         annotations = self.train_annotations
         replicas, rank = self._replicas()
         try:
-            sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank)
+            start = (self.start.epoch, self.start.samples)
+            sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
         dataset = TrainingDataset(annotations, self._directories["train"], self.seed)
+        dataset = WatchedDataset(dataset, self.num_workers)
         return self._loader(dataset, sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
@@ -125,6 +141,41 @@ class COCODataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 
     predict_dataloader = val_dataloader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epoch, and what its samples depend on; plain data, in every checkpoint of a fit."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return {}
+        now = geometry(self.trainer, self.batch_size)
+        return {
+            "position": as_dict(position(self.trainer, self.start, now.batch)),
+            "geometry": as_dict(now),
+            "samples_from": self.samples_from(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Training goes on at that place. Raises CheckpointError if its samples would not be the same."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.start = Position(**state["position"])
+        saved, now = state["samples_from"], self.samples_from()
+        changes = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
+        if changes and not self.allow_other_samples:
+            raise CheckpointError(
+                f"the checkpoint was trained on other samples ({', '.join(changes)}), so the run would not go on as it "
+                "began. Resume with what it had, or, if you want the change, with --data.allow_other_samples true"
+            )
+        if changes:
+            rank_zero_info(f"Resuming on other samples than the checkpoint's: {', '.join(changes)}")
+
+    def samples_from(self) -> dict[str, Any]:
+        """What the training samples depend on beside (epoch, index)."""
+        return {"seed": self.seed, "annotations": self.train_annotations.digest[:16]}
+
+    @property
+    def num_train_images(self) -> int:
+        """Images that are trained on: those with a usable box."""
+        return len(self.train_annotations.trainable)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """The device half: colour jitter (in training) and normalisation."""
@@ -164,28 +215,20 @@ class COCODataModule(pl.LightningDataModule):
                 f"first {', '.join(missing[:3])}. Check that the download is whole and the directory the right one"
             )
 
-    def _check_same_classes(self) -> None:
-        train, val = self.train_annotations, self.val_annotations
-        if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
-            differing = set(zip(train.category_ids, train.class_names, strict=True)) ^ set(
-                zip(val.category_ids, val.class_names, strict=True)
-            )
-            raise DataError(
-                f"{train.path} and {val.path} list different categories; not in both: {sorted(differing)[:5]}. "
-                "Give both files the same `categories`"
-            )
-        if len(train.trainable) == 0:
-            raise DataError(f"{train.path}: no image has a usable box, so there is nothing to train on")
 
-
-def check_same_classes(class_names: Sequence[str], category_ids: Sequence[int], annotations: CocoAnnotations) -> None:
-    """Raises DataError unless a model's classes are those of an annotation file, by category id and name."""
-    model = dict(zip(category_ids, class_names, strict=True))
-    data = dict(zip(annotations.category_ids, annotations.class_names, strict=True))
-    if model != data:
-        differing = sorted(set(model.items()) ^ set(data.items()))
+def check_same_classes(
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    annotations: CocoAnnotations,
+    whose: str = "the checkpoint's classes",
+) -> None:
+    """Raises DataError unless these classes are those of an annotation file, by category id and name."""
+    wanted = dict(zip(category_ids, class_names, strict=True))
+    found = dict(zip(annotations.category_ids, annotations.class_names, strict=True))
+    if wanted != found:
+        differing = sorted(set(wanted.items()) ^ set(found.items()))
         raise DataError(
-            f"the checkpoint's {len(model)} classes are not those of {annotations.path} ({len(data)}); "
+            f"{whose} ({len(wanted)}) are not those of {annotations.path} ({len(found)}); "
             f"not in both: {', '.join(f'{i} {name}' for i, name in differing[:5])}"
         )
 

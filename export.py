@@ -5,7 +5,6 @@ What a `.pt` file holds: `epoch` (the next one), `iteration`, `model`, `optimize
 inside are reference_layout.py's.
 """
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from checkpoint_io import write_durably
 from checkpoints import CheckpointError, read_checkpoint
 from reference_layout import (
     from_reference_optimizer,
@@ -37,11 +37,6 @@ _BLOCKS_TO_BACKBONE = {  # (blocks in layer1, layer2, layer3, convolutions in a 
     (3, 4, 23, 3): "resnet101",
     (3, 8, 36, 3): "resnet152",
 }
-
-
-def is_published(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint file's content has the published layout, whatever the file is called."""
-    return isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint
 
 
 def load_reference_checkpoint(path: str | Path) -> SSDModule:
@@ -126,6 +121,9 @@ def save_reference_checkpoint(module: SSDModule, path: str | Path) -> None:
 
     Of a module in training it writes everything a run goes on with; of another, epoch and iteration 0 and the weights.
     The file appears whole or not at all.
+
+    Raises:
+        CheckpointError: it could not be written.
     """
     trainer = module._trainer  # None outside a run, where `module.trainer` would raise
     checkpoint = {
@@ -142,9 +140,7 @@ def save_reference_checkpoint(module: SSDModule, path: str | Path) -> None:
         groups = _parameter_names(module.model)
         checkpoint["optimizer"] = to_reference_optimizer(trainer.optimizers[0].state_dict(), groups)
         checkpoint["scheduler"] = _scheduler(module, checkpoint["optimizer"], checkpoint["epoch"])
-    partial = Path(f"{path}.part")
-    torch.save(checkpoint, partial)
-    os.replace(partial, path)
+    write_durably(checkpoint, Path(path))
 
 
 def _model_state(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Tensor]:

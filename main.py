@@ -57,7 +57,6 @@ class SavePublished(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch_{trainer.current_epoch}.pt"
         save_reference_checkpoint(pl_module, path)
         for logger in trainer.loggers:

@@ -137,7 +137,7 @@ def train_arguments(args: Namespace, more: Sequence[str] = ()) -> list[str]:
     weights = args.backbone_path or _weights_name(backbone, args.torchvision_weights_version)
     pairs = {
         "--model.backbone": backbone,
-        "--model.backbone_weights": "null" if args.checkpoint else weights,  # the checkpoint has all weights
+        "--model.backbone_weights": weights,
         "--model.learning_rate": args.learning_rate,
         "--model.momentum": args.momentum,
         "--model.weight_decay": args.weight_decay,

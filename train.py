@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from cli import FitCLI, run
+from last_checkpoint import LastCheckpoint, Preempted
+from loader_watch import loader_error
 from report import metrics_table
 
 
@@ -25,7 +27,16 @@ def train(
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    # Not as fit's argument: SSDModule.setup, which comes before that is looked at, must know whether the run resumes.
+    cli.trainer.ckpt_path = cli.ckpt_path
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
+    except Preempted as stop:
+        if cli.trainer.is_global_zero:
+            print(f"{stop}. To go on:\n{cli.resume_command}")
+        raise
+    except RuntimeError as error:
+        raise loader_error(error) or error from None
     return cli.trainer
 
 
@@ -41,10 +52,10 @@ def print_results(trainer: pl.Trainer) -> None:
     if "mAP_50" in numbers:
         print(metrics_table(numbers))
     for callback in trainer.checkpoint_callbacks:
-        if callback.monitor and callback.best_model_path:
+        if isinstance(callback, LastCheckpoint):
+            print(f"last checkpoint: {callback.path}")
+        elif callback.monitor and callback.best_model_path:
             print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
-        elif callback.last_model_path:
-            print(f"last checkpoint: {callback.last_model_path}")
 
 
 if __name__ == "__main__":

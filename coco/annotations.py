@@ -77,6 +77,11 @@ class CocoAnnotations:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def digest(self) -> str:
+        """BLAKE2b of the json, in hexadecimal: tells one data set from another."""
+        return self._contents.stamp.digest.hex()
+
     def file_name(self, i: int) -> str:
         i = self._indices[i]
         name = self._letters[self._first_letter[i] : self._first_letter[i + 1]].tobytes().decode()

@@ -13,17 +13,31 @@ class TrainingSampler(DistributedSampler):
     """Yields (epoch, index) keys. Step k of W processes with batch B takes samples k*W*B .. (k+1)*W*B of the epoch's
     order, rank r the r-th slice of B; the tail that fills no step is dropped.
 
+    Args:
+        start: (epoch, samples) where training goes on: that epoch comes without its first `samples`, which cost
+            nothing to skip. The length stays that of a whole epoch.
+
     Raises:
         ValueError: fewer samples than one step takes.
     """
 
-    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        indices: np.ndarray,
+        batch_size: int,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
         self.indices = indices
         self.batch_size = batch_size
         self.seed = seed
         self.num_replicas = num_replicas
         self.rank = rank
-        self.epoch = 0
+        self.start_epoch, self.start_samples = start
+        # Not 0: workers begin to load before Lightning tells the epoch.
+        self.epoch = self.start_epoch
         self.num_steps = len(indices) // (batch_size * num_replicas)
         if self.num_steps == 0:
             raise ValueError(
@@ -33,7 +47,9 @@ class TrainingSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.indices)
-        steps = order[: len(self) * self.num_replicas].reshape(self.num_steps, self.num_replicas, self.batch_size)
+        order = order[self.start_samples if self.epoch == self.start_epoch else 0 :]
+        step = self.num_replicas * self.batch_size
+        steps = order[: len(order) // step * step].reshape(-1, self.num_replicas, self.batch_size)
         return iter([(self.epoch, index) for index in steps[:, self.rank].ravel().tolist()])
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from checkpoints import CheckpointError, resume_path
+from checkpoints import CheckpointError
 from cli import FitCLI, long_flags
 
 
@@ -62,19 +62,6 @@ def test_a_used_run_directory_is_not_overwritten(cli, tmp_path):
         cli()
 
 
-def test_last_without_a_checkpoint_names_what_was_found_and_auto_starts_fresh(tmp_path, capsys):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "epoch003.ckpt").touch()
-    with pytest.raises(CheckpointError, match=r"no .*last\.ckpt \(found epoch003\.ckpt\)"):
-        resume_path("last", tmp_path)
-    assert resume_path("auto", tmp_path) is None
-    assert "starting fresh" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="--run_dir"):
-        resume_path("last", None)
-    with pytest.raises(CheckpointError, match="nowhere"):
-        resume_path("nowhere.ckpt", None)
-
-
 def test_a_strategy_and_plugins_may_be_objects_of_the_config(cli, tmp_path):
     (tmp_path / "ddp.yaml").write_text(
         "trainer:\n"
@@ -87,3 +74,11 @@ def test_a_strategy_and_plugins_may_be_objects_of_the_config(cli, tmp_path):
     )
     trainer = cli("--config", str(tmp_path / "ddp.yaml")).trainer
     assert trainer.precision == "bf16-mixed"
+
+
+def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpoint(cli, tmp_path):
+    made = cli("--ckpt_path", "auto", "--model.backbone=resnet18", "--max_epochs", "3")
+    command = made.resume_command
+    assert "--model.backbone=resnet18 --max_epochs 3" in command
+    assert command.endswith(f"--run_dir {made.run_dir} --ckpt_path auto")
+    assert command.count("--run_dir") == command.count("--ckpt_path") == 1

@@ -1,0 +1,104 @@
+"""Watches the loader's workers: which picture each one reads, so that a stall or a death can be told with its file."""
+
+import re
+import threading
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import Dataset, get_worker_info
+
+
+class LoaderError(RuntimeError):
+    """A worker of the loader died; the message says how and what to do."""
+
+
+class WatchedDataset(Dataset):
+    """Passes keys on to `dataset`, and notes in shared memory which image each worker is reading (-1: none)."""
+
+    def __init__(self, dataset: Any, num_workers: int) -> None:
+        self.dataset = dataset
+        self.reading = torch.full((max(num_workers, 1),), -1, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        worker = get_worker_info()
+        place = worker.id if worker else 0
+        self.reading[place] = key[1]
+        sample = self.dataset[key]
+        self.reading[place] = -1
+        return sample
+
+    def files(self) -> dict[int, str]:
+        """Worker -> the file that it is reading now."""
+        annotations = self.dataset.annotations
+        return {
+            worker: str(self.dataset.directory / annotations.file_name(index))
+            for worker, index in enumerate(self.reading.tolist())
+            if index >= 0
+        }
+
+
+class LoaderWatch(pl.Callback):
+    """Warns, once per stall, when training has waited `stall_seconds` for a batch, naming the files being read."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self.stall_seconds = stall_seconds
+        self._waiting_since: float | None = None
+        self._finished = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        if isinstance(dataset, WatchedDataset):
+            self._finished.clear()
+            self._waiting_since = time.monotonic()
+            self._thread = threading.Thread(target=self._watch, args=(dataset,), name="loader-watch", daemon=True)
+            self._thread.start()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self._waiting_since = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if not trainer.is_last_batch:
+            self._waiting_since = time.monotonic()
+
+    def on_train_epoch_start(self, *args: Any) -> None:
+        self._waiting_since = time.monotonic()
+
+    def on_validation_start(self, *args: Any) -> None:
+        self._waiting_since = None  # may take longer than any stall
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._finished.set()
+
+    def on_exception(self, *args: Any) -> None:
+        self._finished.set()
+
+    def _watch(self, dataset: WatchedDataset) -> None:
+        told = None
+        while not self._finished.wait(self.stall_seconds / 4):
+            since = self._waiting_since
+            if since is None or since == told or time.monotonic() - since < self.stall_seconds:
+                continue
+            told = since
+            files = ", ".join(f"worker {worker}: {file}" for worker, file in dataset.files().items())
+            rank_zero_warn(
+                f"training has waited {self.stall_seconds:g} s for a batch. Being read: {files or 'nothing'}. "
+                "A slow or hanging disk, a huge picture, or too few --num_workers"
+            )
+
+
+def loader_error(error: RuntimeError) -> LoaderError | None:
+    """torch's error for a dead worker, said in a way that helps; None if it is another error."""
+    found = re.search(r"DataLoader worker \(pid[^)]*\) (.*)", str(error))
+    if found is None:
+        return None
+    return LoaderError(
+        f"a worker of the data loader died ({found[1].splitlines()[0]}). If it was killed, memory was probably short: "
+        "use a smaller --num_workers or --batch_size. Resume with --run_dir DIR --ckpt_path last"
+    )
