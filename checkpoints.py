@@ -81,5 +81,11 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
     )
 
 
+def is_published(checkpoint: dict[str, Any]) -> bool:
+    """Whether a file's content has the layout of the published recipe (see export.py), whatever it is called."""
+    return isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint
+
+
 def _can_go_on(checkpoint: dict[str, Any]) -> bool:
-    return "state_dict" in checkpoint and "optimizer_states" in checkpoint
+    ours = "state_dict" in checkpoint and "optimizer_states" in checkpoint
+    return ours or is_published(checkpoint)

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -35,6 +35,7 @@ from checkpoints import CheckpointError, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
+from dllogger import EpochTime
 from last_checkpoint import LastCheckpoint, Preempted
 from loader_watch import LoaderError, LoaderWatch
 from pictures import DetectionPictures, TensorBoardPictures
@@ -86,9 +87,18 @@ class _ScriptCLI(LightningCLI):
 
 
 class FitCLI(_ScriptCLI):
-    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from."""
+    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from.
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    `callbacks` and `loggers` come beside those of the configuration and the standard ones.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        loggers: Sequence[Logger] = (),
+    ) -> None:
+        self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
         self.args = list(sys.argv[1:] if args is None else args)
         super().__init__(SSDModule, long_flags(self.args))
 
@@ -125,12 +135,14 @@ class FitCLI(_ScriptCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
         trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config)]
+        trainer["callbacks"] += self.more_callbacks
         if trainer["enable_progress_bar"] is not False:
             trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
                 CSVLogger(self.run_dir / "logs", name="csv"),
+                *self.more_loggers,
             ]
         trainer["default_root_dir"] = str(self.run_dir)
         plugins = trainer["plugins"] or []
@@ -287,6 +299,7 @@ def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
         *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
         GradientNorm(),
         Throughput(),
+        EpochTime(),
         *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
         LearningRateMonitor(logging_interval="step"),
         ClassPrecision(),

@@ -11,10 +11,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from checkpoints import CheckpointError, read_checkpoint
+from checkpoints import CheckpointError, is_published, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
 from pretrained import backbone_weights
 from resuming import Geometry, Position, as_dict, geometry, translate
+from schedule import RecipeSchedule
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
@@ -116,7 +117,8 @@ class SSDModule(pl.LightningModule):
     def _resume(self, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
         """Translates the counters if a step is made of other parts now."""
         data = self.trainer.datamodule
-        if saved is None:
+        if saved is None:  # from elsewhere (export.py): at the beginning of an epoch
+            data.start = Position(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
             return
         old, new = Geometry(**saved["geometry"]), geometry(self.trainer, data.batch_size)
         if old == new:
@@ -178,14 +180,8 @@ class SSDModule(pl.LightningModule):
         rate = hparams.learning_rate * self._global_batch() / REFERENCE_BATCH
         groups = parameter_groups(self.model, hparams.weight_decay)
         optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum)
-        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else 1
-        milestones = [epoch * steps_per_epoch for epoch in hparams.milestones]
-
-        def factor(step: int) -> float:
-            warmup = min(1.0, step / hparams.warmup_steps) if hparams.warmup_steps else 1.0
-            return warmup * hparams.gamma ** sum(step >= milestone for milestone in milestones)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else None
+        scheduler = RecipeSchedule(optimizer, steps_per_epoch, hparams.warmup_steps, hparams.milestones, hparams.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _global_batch(self) -> int:
@@ -276,7 +272,7 @@ def load_module(path: str | Path) -> SSDModule:
         CheckpointError: missing, torn, of neither format, or more than plain data.
     """
     checkpoint = read_checkpoint(path)
-    if "model" in checkpoint:
+    if is_published(checkpoint):
         from export import load_reference_checkpoint  # export builds on this module
 
         return load_reference_checkpoint(path)
