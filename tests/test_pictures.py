@@ -60,3 +60,11 @@ def test_names_of_boxes_at_one_place_do_not_cover_one_another():
 
 def test_classes_have_distinct_colours():
     assert len({class_colour(label, 80) for label in range(1, 81)}) == 80
+
+
+def test_boxes_without_scores_are_named_alone():
+    picture = Image.new("RGB", (200, 200), (128, 128, 128))
+    box, label = np.array([[50, 60, 150, 160]]), np.array([1])
+    named, scored = (draw_detections(picture, box, label, scores, NAMES) for scores in (None, np.array([0.9])))
+    widths = [(np.asarray(drawn)[50] == class_colour(1, 2)).all(axis=1).sum() for drawn in (named, scored)]
+    assert 0 < widths[0] < widths[1], "the text above the box"
