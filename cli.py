@@ -23,6 +23,7 @@ from checkpoints import CheckpointError, read_checkpoint, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
+from finetune import check_backbone
 from pictures import DetectionPictures, TensorBoardPictures
 from pretrained import PretrainedWeightsError
 from ssd.model import FEATURE_CHANNELS
@@ -35,6 +36,7 @@ SHORT_FLAGS = {
     },
     **{name: f"data.{name}" for name in ("data_root", "batch_size", "num_workers")},
     "seed": "seed_everything",
+    "finetune_from": "model.finetune_from",
 }
 # What a user can mend; shown as one message without a traceback.
 USER_ERRORS = (
@@ -97,6 +99,9 @@ class FitCLI(_ScriptCLI):
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
         if self.ckpt_path and "state_dict" not in read_checkpoint(self.ckpt_path):
             raise CheckpointError(f"--ckpt_path {self.ckpt_path}: no Lightning checkpoint, so no run to resume from it")
+        if self.config.model.finetune_from and not self.ckpt_path:
+            source = self.config.model.finetune_from
+            check_backbone(source, load_module(source), self.config.model.backbone)
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
