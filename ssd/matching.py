@@ -53,7 +53,7 @@ def best_iou(boxes: Tensor, default_boxes: Tensor) -> Tensor:
     """The IoU of each box with the default box that fits it best: [N, 4] xyxy, [A, 4] cxcywh -> [N].
 
     Default boxes of one shape stand on a grid, and of these the one whose centre is nearest, in x and in y, overlaps
-    most. So the [N, A] matrix is not needed, and a data set's boxes (860,000 in COCO) take about a second.
+    most. So the [N, A] matrix is not needed, and the boxes of a whole data set (860,000 in COCO) take seconds.
 
     Raises:
         ValueError: the default boxes of a shape are no full grid.
