@@ -15,7 +15,7 @@ def missing_pictures(annotations: CocoAnnotations, directory: Path) -> list[str]
     # One listing per directory instead of a stat per file: 118,000 stats take minutes on network disks.
     names = [annotations.file_name(i) for i in range(len(annotations))]
     present = {
-        parent: set(os.listdir(directory / parent)) if (directory / parent).is_dir() else set()
+        parent: set(os.listdir(directory / parent)) if os.path.isdir(directory / parent) else set()
         for parent in {os.path.dirname(name) for name in names}
     }
     return [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
