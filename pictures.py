@@ -27,7 +27,7 @@ def draw_detections(
     picture: Image.Image,
     boxes: np.ndarray,
     labels: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     class_names: Sequence[str],
     true_boxes: np.ndarray | None = None,
 ) -> Image.Image:
@@ -36,18 +36,20 @@ def draw_detections(
     Where there is no room for all texts, as in a very small or crowded picture, the best scores keep theirs.
 
     Args:
-        boxes, true_boxes: [n, 4] xyxy in pixels of the picture. labels: [n], 1..C. scores: [n].
+        boxes, true_boxes: [n, 4] xyxy in pixels of the picture. labels: [n], 1..C. scores: [n], or None for boxes
+            without a score (ground truths).
     """
     picture = picture.convert("RGB")
     draw = ImageDraw.Draw(picture)
     line, font = _pen(picture)
     for box in true_boxes if true_boxes is not None else ():
         draw.rectangle(_within(box, picture), outline=(255, 255, 255), width=max(1, line // 2))
-    found = sorted(zip(boxes, labels, scores, strict=True), key=lambda row: -row[2])
-    named = [
-        (box, f"{class_names[int(label) - 1]} {score:.2f}", class_colour(int(label), len(class_names)))
-        for box, label, score in found
-    ]
+    order = np.argsort(-scores, kind="stable") if scores is not None else range(len(boxes))
+    named = []
+    for i in order:
+        score = "" if scores is None else f" {scores[i]:.2f}"
+        colour = class_colour(int(labels[i]), len(class_names))
+        named.append((boxes[i], f"{class_names[int(labels[i]) - 1]}{score}", colour))
     _draw_named_boxes(draw, picture, named, line, font, text_share=TEXT_SHARE)
     return picture
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from checkpoints import CheckpointError, is_published, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
+from finetune import check_backbone, take_over
 from pretrained import backbone_weights
 from resuming import Geometry, Position, as_dict, geometry, translate
 from schedule import RecipeSchedule
@@ -36,6 +37,8 @@ class SSDModule(pl.LightningModule):
         category_ids: C COCO category ids, ascending; 1..C by default. Label l of the model is category_ids[l - 1].
         backbone_weights: a torchvision weights name (`IMAGENET1K_V2`), the path of a local torchvision state dict, or
             None for random weights. Read when fitting starts, and not when it resumes from a checkpoint.
+        finetune_from: a checkpoint (ours or the published recipe's) whose weights are where training starts, in place
+            of backbone_weights; class heads are re-made where classes differ (finetune.py). Read when they would be.
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
         momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
         warmup_steps: optimiser steps of linear warm-up from 0.
@@ -54,6 +57,7 @@ class SSDModule(pl.LightningModule):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         backbone_weights: str | None = None,
+        finetune_from: str | None = None,
         learning_rate: float = 2.6e-3,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
@@ -93,8 +97,17 @@ class SSDModule(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.hparams.backbone_weights and not self.trainer.ckpt_path:
+    def on_fit_start(self) -> None:
+        """Weights to start from; not in `setup`, where a resumed run does not yet know that it is one."""
+        if self.trainer.ckpt_path:
+            return
+        if self.hparams.finetune_from:
+            source = load_module(self.hparams.finetune_from)
+            check_backbone(self.hparams.finetune_from, source, self.hparams.backbone)
+            said = take_over(source, self)
+            if self.trainer.is_global_zero:
+                print(f"fine-tuning from {self.hparams.finetune_from}: {said}")
+        elif self.hparams.backbone_weights:
             self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
