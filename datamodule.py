@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
+from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
+from coco.decoding import decoder_name
 from coco.sampler import EvaluationSampler, TrainingSampler
 
 
@@ -30,6 +33,10 @@ class COCODataModule(pl.LightningDataModule):
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
         seed: of the sample order and the augmentation.
+        decoder: of JPEGs: `simplejpeg`, `pillow` (slower; other by rounding, less than 0.1 grey level on average), or
+            `auto`, the faster one installed here; `decoder_name` says which.
+        damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
+            another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
     Batches for the model, after the transfer: images float32 [B, 3, 300, 300], normalised; image_ids int64 [B] (numpy,
     on the CPU); training: boxes float32 [B, G, 4] xyxy in [0, 1] and labels int64 [B, G], both 0-padded; evaluation:
@@ -38,6 +45,7 @@ class COCODataModule(pl.LightningDataModule):
     Raises:
         DataError: missing directories, annotation files or images, or two annotation files with other categories.
         AnnotationError: an annotation file that cannot be used.
+        ImageError: a picture that cannot be used, a decoder that is not there; TooManyDamagedImages in training.
     """
 
     def __init__(
@@ -52,6 +60,8 @@ class COCODataModule(pl.LightningDataModule):
         val_limit: int | None = None,
         num_workers: int | None = None,
         seed: int = 0,
+        decoder: str = "auto",
+        damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
         self.data_root = Path(data_root)
@@ -69,6 +79,11 @@ class COCODataModule(pl.LightningDataModule):
         self.val_limit = val_limit
         self.num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
         self.seed = seed
+        self.decoder_name = decoder_name(decoder)
+        self._decoder = decoder
+        self._damaged = DamagedImages(damaged_limit)
+        if not 0 <= damaged_limit <= 1:
+            raise DataError(f"--data.damaged_limit {damaged_limit:g}: expected a share of the images, from 0 to 1")
 
     @cached_property
     def train_annotations(self) -> CocoAnnotations:
@@ -89,6 +104,11 @@ class COCODataModule(pl.LightningDataModule):
     @property
     def category_ids(self) -> tuple[int, ...]:
         return self.train_annotations.category_ids
+
+    @property
+    def damaged_images(self) -> dict[str, str]:
+        """Training images found damaged so far: {file name: what is wrong}."""
+        return self._damaged.found
 
     def check(self, stages: Sequence[str] = ("train", "val")) -> None:
         """Raises DataError or AnnotationError before any training if the splits are not whole and consistent."""
@@ -115,20 +135,38 @@ class COCODataModule(pl.LightningDataModule):
             sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank)
         except ValueError as error:
             raise DataError(str(error)) from None
-        dataset = TrainingDataset(annotations, self._directories["train"], self.seed)
+        dataset = TrainingDataset(annotations, self._directories["train"], self.seed, decoder=self._decoder)
         return self._loader(dataset, sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
         length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
         sampler = EvaluationSampler(length, *self._replicas())
-        dataset = EvaluationDataset(self.val_annotations, self._directories["val"])
+        dataset = EvaluationDataset(self.val_annotations, self._directories["val"], decoder=self._decoder)
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 
     predict_dataloader = val_dataloader
 
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Counts damaged images as training reaches them; their names stay on the host."""
+        if "damaged" not in batch:
+            return batch
+        self._damaged.add(batch["damaged"], len(self.train_annotations.trainable))
+        return {key: value for key, value in batch.items() if key != "damaged"}
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """The device half: colour jitter (in training) and normalisation."""
         return {**batch, "images": normalise(batch["images"], batch.get("colour"))}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Called in every process when one saves a checkpoint: the damaged images of all."""
+        if dist.is_available() and dist.is_initialized():
+            found: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(found, self._damaged.found)
+            self._damaged.found = {name: reason for own in found for name, reason in own.items()}
+        return {"damaged_images": dict(self._damaged.found)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._damaged.found = dict(state_dict["damaged_images"])
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, collate: Any) -> DataLoader:
         on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from coco.annotations import AnnotationError
+from coco.decoding import ImageError
 from datamodule import COCODataModule, DataError, check_same_classes
 
 
@@ -132,3 +133,52 @@ def test_a_model_of_other_classes_is_refused_by_id_and_name(sample):
     check_same_classes(["disc", "square", "triangle", "cross"], [2, 3, 7, 40], annotations)
     with pytest.raises(DataError, match="1 disc"):
         check_same_classes(["disc", "square", "triangle", "cross"], [1, 3, 7, 40], annotations)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"damaged_limit": 2}, "--data.damaged_limit 2"), ({"decoder": "turbo"}, "--data.decoder turbo")],
+)
+def test_options_of_the_pictures_are_checked(sample, options, message):
+    with pytest.raises((DataError, ImageError), match=message):
+        module(sample, **options)
+
+
+def test_the_plain_decoder_can_be_forced(sample):
+    data = module(sample, decoder="pillow")
+    assert data.decoder_name.startswith("Pillow")
+    assert data.train_dataloader().dataset.decoder == data.val_dataloader().dataset.decoder == "pillow"
+
+
+def epoch_of(datamodule, epoch):
+    loader = datamodule.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def test_damaged_images_are_counted_when_training_reaches_them_and_stay_on_the_host(data):
+    datamodule = module(data, damaged_limit=1.0)
+    index = int(datamodule.train_annotations.trainable[0])
+    name = datamodule.train_annotations.file_name(index)
+    (data / "train2017" / name).write_bytes(b"")
+    loaded = [batch for epoch in range(2) for batch in epoch_of(datamodule, epoch)]
+    assert not datamodule.damaged_images, "loaded is not yet trained on"
+    with pytest.warns(UserWarning, match=f"{name}: not an image file"):
+        trained = [datamodule.on_before_batch_transfer(batch, 0) for batch in loaded]
+    assert not any("damaged" in batch for batch in trained)
+    assert list(datamodule.damaged_images) == [name]
+
+
+def test_a_checkpoint_holds_the_damaged_images_of_all_processes(sample, monkeypatch):
+    first, second = module(sample), module(sample)
+    first.load_state_dict({"damaged_images": {"a.jpg": "a.jpg: cut off"}})
+    second.load_state_dict({"damaged_images": {"b.jpg": "b.jpg: no image"}})
+
+    def gather(into, own):
+        into[:] = [first.damaged_images, own]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    state = second.state_dict()
+    assert sorted(state["damaged_images"]) == sorted(second.damaged_images) == ["a.jpg", "b.jpg"]
