@@ -65,9 +65,8 @@ class TrainingDataset(torch.utils.data.Dataset):
         size = _annotated_size(self.annotations, index)
         sample = draw_sample(rng, *size, boxes, labels)
         path = self.directory / self.annotations.file_name(index)
-        image = decode_crop(path, self.size, size, sample.crop, self.decoder)
         return {
-            "image": image[:, ::-1] if sample.flip else image,
+            "image": decode_crop(path, self.size, size, sample.crop, sample.flip, self.decoder),
             "boxes": sample.boxes,
             "labels": sample.labels,
             "colour": sample.colour,

@@ -65,6 +65,7 @@ def decode_crop(
     size: int,
     annotated_size: tuple[int, int],
     crop: tuple[int, int, int, int] | None = None,
+    flip: bool = False,
     decoder: str = "auto",
 ) -> np.ndarray:
     """A part of a picture, or all of it, resized with antialiasing: uint8 [size, size, 3], RGB.
@@ -75,6 +76,7 @@ def decode_crop(
     Args:
         annotated_size: (width, height) that the file must have, since boxes were drawn for it.
         crop: (left, top, right, bottom) in pixels.
+        flip: mirrored, left to right.
 
     Raises:
         ImageError: missing or unreadable; DamagedImageError: see there.
@@ -89,11 +91,12 @@ def decode_crop(
         if decoder == "pillow" or simplejpeg is None:
             # Cropped first: resize(box=...) would blend in pixels from outside the crop.
             cropped = _to_rgb(picture).crop((left, top, right, bottom))
-            return np.asarray(cropped.resize((size, size), Image.Resampling.BILINEAR))
+            resized = cropped.resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
         pixels = _decode_jpeg(file, picture)
         if pixels is None:
             pixels = np.array(_to_rgb(picture))
-        return _resize(pixels[top:bottom, left:right], size)
+        return _resize(pixels[top:bottom, left:right], size, flip)
 
 
 def _decode_jpeg(file: BinaryIO, picture: Image.Image) -> np.ndarray | None:
@@ -114,11 +117,13 @@ def _decode_jpeg(file: BinaryIO, picture: Image.Image) -> np.ndarray | None:
     return pixels if pixels.shape[1::-1] == picture.size else None
 
 
-def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
+def _resize(pixels: np.ndarray, size: int, flip: bool) -> np.ndarray:
     """Antialiased bilinear, uint8 [H, W, 3] -> [size, size, 3]: Pillow's filter, vectorised."""
     # Contiguous, and a batch of one in channels-last: only so does torch take its fast path for uint8.
     image = torch.from_numpy(np.ascontiguousarray(pixels)[None]).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    if flip:
+        resized = resized.flip(3)
     return resized[0].permute(1, 2, 0).numpy()
 
 

@@ -22,7 +22,7 @@ def scene(width=640, height=480) -> np.ndarray:
 def both(path, crop=None):
     with Image.open(path) as picture:
         size = picture.size
-    fast, plain = (decode_crop(path, 300, size, crop, decoder).astype(int) for decoder in ("auto", "pillow"))
+    fast, plain = (decode_crop(path, 300, size, crop, decoder=decoder).astype(int) for decoder in ("auto", "pillow"))
     assert fast.shape == plain.shape == (300, 300, 3)
     return fast, plain
 
@@ -91,12 +91,20 @@ def test_crops_are_pillows_but_for_rounding(tmp_path, crop):
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pillow"])
+def test_a_flip_mirrors_the_resized_picture(tmp_path, decoder):
+    path = tmp_path / "picture.jpg"
+    Image.fromarray(scene()).save(path)
+    plain, flipped = (decode_crop(path, 300, (640, 480), flip=flip, decoder=decoder) for flip in (False, True))
+    assert np.array_equal(flipped, plain[:, ::-1])
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pillow"])
 def test_no_pixel_from_outside_the_crop_comes_in(tmp_path, decoder):
     pixels = np.full((480, 640, 3), 255, np.uint8)
     pixels[96:384, 96:544] = 0
     path = tmp_path / "picture.jpg"
     Image.fromarray(pixels).save(path, quality=100, subsampling=0)
-    assert decode_crop(path, 300, (640, 480), (96, 96, 544, 384), decoder).max() <= 2
+    assert decode_crop(path, 300, (640, 480), (96, 96, 544, 384), decoder=decoder).max() <= 2
 
 
 def test_real_training_pictures_agree_within_the_stated_error(shared_data):
@@ -118,7 +126,7 @@ def test_common_jpegs_are_decoded_by_simplejpeg(tmp_path, monkeypatch):
 
 def outcome(path, decoder):
     try:
-        return decode_crop(path, 300, (160, 120), None, decoder)
+        return decode_crop(path, 300, (160, 120), decoder=decoder)
     except DamagedImageError as error:
         return str(error)
 
@@ -160,7 +168,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path, content, reason, decoder):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
     with pytest.raises(DamagedImageError, match=f"broken.jpg: ({reason})"):
-        decode_crop(path, 300, (640, 480), None, decoder)
+        decode_crop(path, 300, (640, 480), decoder=decoder)
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pillow"])
@@ -170,7 +178,7 @@ def test_a_picture_cut_off_is_named(tmp_path, missing, decoder):
     Image.fromarray(scene()).save(path)
     path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(DamagedImageError, match=r"cut.jpg: cannot be decoded \(image file is truncated"):
-        decode_crop(path, 300, (640, 480), None, decoder)
+        decode_crop(path, 300, (640, 480), decoder=decoder)
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pillow"])
@@ -183,7 +191,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, decoder):
     monkeypatch.setattr(decoding, "_to_rgb", None)
     monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
     with pytest.raises(DamagedImageError, match=r"bomb.jpg: cannot be decoded .*decompression bomb"):
-        decode_crop(path, 300, (20_000, 20_000), None, decoder)
+        decode_crop(path, 300, (20_000, 20_000), decoder=decoder)
 
 
 def test_another_size_than_annotated_is_refused_before_decoding(tmp_path, monkeypatch):
