@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
@@ -169,14 +170,16 @@ class COCODataModule(pl.LightningDataModule):
         self._damaged.found = dict(state_dict["damaged_images"])
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, collate: Any) -> DataLoader:
-        on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
-            pin_memory=on_device,
+            pin_memory=device != "cpu",
+            # Before torch 2.5 memory is pinned for CUDA unless told otherwise; later the argument is deprecated.
+            pin_memory_device=device if device != "cpu" and torch.__version__ < (2, 5) else "",
             persistent_workers=self.num_workers > 0,
         )
 

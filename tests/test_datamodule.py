@@ -1,8 +1,10 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
@@ -43,8 +45,8 @@ def test_batches_have_the_documented_shapes(sample):
     assert sum(len(batch["image_ids"]) for batch in batches) == 10
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_any_number_of_workers_gives_the_same_batches(sample, context):
+@pytest.mark.parametrize(("count", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+def test_any_number_of_workers_gives_the_same_batches(sample, count, context):
     def batches(workers):
         data = COCODataModule(str(sample), batch_size=4, num_workers=workers)
         loader = data.train_dataloader()
@@ -53,7 +55,7 @@ def test_any_number_of_workers_gives_the_same_batches(sample, context):
         loader.sampler.set_epoch(3)
         return list(loader)
 
-    for alone, parallel in zip(batches(0), batches(2), strict=True):
+    for alone, parallel in zip(batches(0), batches(count), strict=True):
         for key in ("images", "boxes", "labels", "colour"):
             assert torch.equal(alone[key], parallel[key])
 
@@ -148,6 +150,19 @@ def test_the_plain_decoder_can_be_forced(sample):
     data = module(sample, decoder="pillow")
     assert data.decoder_name.startswith("Pillow")
     assert data.train_dataloader().dataset.decoder == data.val_dataloader().dataset.decoder == "pillow"
+
+
+@pytest.mark.parametrize(("version", "device"), [("2.4.1", "mlu"), ("2.5.0", "")])
+def test_batches_are_pinned_for_the_device_that_will_take_them(sample, monkeypatch, version, device):
+    data = module(sample)
+    data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=SimpleNamespace(type="mlu")), world_size=1, global_rank=0
+    )
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    loader = data.train_dataloader()
+    assert loader.pin_memory and loader.pin_memory_device == device
+    data.trainer.strategy.root_device.type = "cpu"
+    assert not data.train_dataloader().pin_memory
 
 
 def epoch_of(datamodule, epoch):
