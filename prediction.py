@@ -21,7 +21,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from cli import check_score_threshold, device_flags
 from coco.augment import normalise
-from coco.dataset import collate_evaluation, decode
+from coco.dataset import collate_evaluation
+from coco.decoding import decode, resize
 from ssd_module import SSDModule, load_module
 
 INPUT_SIZE = 300  # px, the side of the network's square input
@@ -154,8 +155,7 @@ def open_picture(picture: Picture) -> Image.Image:
 
 def prepare(picture: Image.Image) -> dict[str, Any]:
     """The network's input of an RGB picture, as in evaluation: image uint8 [300, 300, 3], size (width, height)."""
-    small = picture.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
-    return {"image": np.asarray(small), "size": picture.size}
+    return {"image": resize(np.asarray(picture), INPUT_SIZE), "size": picture.size}
 
 
 def labels_of(

@@ -3,7 +3,7 @@ import torch
 
 from ssd.boxes import box_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 from ssd.default_boxes import ssd300_default_boxes
-from ssd.matching import best_iou, match
+from ssd.matching import best_iou, match, match_in_fixed_shapes
 
 DEFAULTS = torch.tensor(
     [[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.25, 0.75, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]
@@ -45,6 +45,20 @@ def test_a_batch_equals_a_plain_loop_over_its_images():
         assert torch.equal(matched_labels[image], expected_labels)
         torch.testing.assert_close(matched_boxes[image], expected_boxes)
     assert matched_labels[3].sum() == 0
+
+
+def test_the_form_for_accelerators_gives_the_same_bits():
+    generator = torch.Generator().manual_seed(1)
+    default_boxes = ssd300_default_boxes()
+    boxes = random_boxes(4 * 8, generator).view(4, 8, 4).clamp(max=1)
+    boxes[0, 1] = boxes[0, 0]  # two of the same
+    boxes[1, 2] = torch.tensor([0.5, 0.5, 0.501, 0.501])  # inside several default boxes of one shape
+    labels = torch.randint(1, 81, (4, 8), generator=generator)
+    labels[2, ::2], labels[3] = 0, 0  # padding in between; no ground truth at all
+    for count in (8, 1, 0):
+        on_cpu = match(boxes[:, :count], labels[:, :count], default_boxes)
+        fixed = match_in_fixed_shapes(boxes[:, :count], labels[:, :count], cxcywh_to_xyxy(default_boxes), 0.5)
+        assert all(torch.equal(a, b) for a, b in zip(on_cpu, fixed, strict=True))
 
 
 def test_every_ground_truth_gets_a_default_box_however_small_their_iou():
