@@ -151,7 +151,7 @@ def unpack(buffer: bytearray | mmap.mmap) -> Contents:
             arrays[name] = np.frombuffer(buffer, dtype, math.prod(shape), start + offset).reshape(shape)
             arrays[name].flags.writeable = False
         return Contents(Stamp(size, mtime_ns, checked_ns, digest), content["meta"], arrays, buffer)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BrokenCache(f"has a wrong header ({error})") from None
 
 

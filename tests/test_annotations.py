@@ -687,6 +687,18 @@ def test_a_cache_whose_header_was_made_up_is_rebuilt(path, caplog, change, reaso
     assert reason in caplog.text
 
 
+def test_a_cache_with_a_deeply_nested_header_is_rebuilt(path, caplog):
+    expected = CocoAnnotations.load(path)
+    prefix, header = annotation_cache.PREFIX, b"[" * 100_000
+    fields = list(prefix.unpack_from(index_of(path).read_bytes()))
+    fields[2], fields[6] = len(header), prefix.size + len(header)
+    fields[8] = hashlib.blake2b(header, digest_size=32).digest()
+    index_of(path).unlink()
+    index_of(path).write_bytes(prefix.pack(*fields) + header)
+    assert_same(CocoAnnotations.load(path), expected)
+    assert "has a wrong header" in caplog.text
+
+
 def test_a_pipe_in_place_of_the_cache_is_not_waited_for(path, caplog):
     os.mkfifo(index_of(path))
     assert len(CocoAnnotations.load(path)) == 3
