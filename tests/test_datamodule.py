@@ -9,6 +9,7 @@ from torch.torch_version import TorchVersion
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from datamodule import COCODataModule, DataError, check_same_classes
+from resuming import Position
 
 
 @pytest.fixture
