@@ -36,6 +36,7 @@ from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
 from dllogger import EpochTime
+from finetune import check_backbone
 from last_checkpoint import LastCheckpoint, Preempted
 from loader_watch import LoaderError, LoaderWatch
 from pictures import DetectionPictures, TensorBoardPictures
@@ -51,6 +52,7 @@ SHORT_FLAGS = {
     },
     **{name: f"data.{name}" for name in ("data_root", "batch_size", "num_workers")},
     "seed": "seed_everything",
+    "finetune_from": "model.finetune_from",
 }
 PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 # What a user can mend; shown as one message without a traceback.
@@ -130,6 +132,9 @@ class FitCLI(_ScriptCLI):
             )
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
+        if self.config.model.finetune_from and not self.ckpt_path:
+            source = self.config.model.finetune_from
+            check_backbone(source, load_module(source), self.config.model.backbone)
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -215,11 +220,8 @@ class EvaluateCLI(_ScriptCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     def _check_flags(self) -> None:
-        threshold = self.config.score_threshold
-        if threshold is not None and not 0 <= threshold < 1:
-            raise MisconfigurationException(
-                f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1"
-            )
+        if self.config.score_threshold is not None:
+            check_score_threshold(self.config.score_threshold)
         for flag in ("report", "pictures"):
             path = self.config[flag]
             if path is not None and path.exists() and not path.is_dir():
@@ -251,6 +253,12 @@ def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[
         name = flag.removeprefix("--").replace("-", "_")
         long.append(f"--{names[name]}{equals}{value}" if flag.startswith("--") and name in names else arg)
     return long
+
+
+def check_score_threshold(threshold: float) -> None:
+    """Raises MisconfigurationException for what is no score threshold."""
+    if not 0 <= threshold < 1:
+        raise MisconfigurationException(f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1")
 
 
 def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:

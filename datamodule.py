@@ -1,6 +1,7 @@
 """COCODataModule: serves COCO-format data to Lightning. Loaders, and the device half of the input pipeline."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from checkpoints import CheckpointError
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
+from coco.picture_files import missing_pictures
 from coco.sampler import EvaluationSampler, TrainingSampler
 from loader_watch import WatchedDataset
 from resuming import Position, as_dict, geometry, position
@@ -158,6 +160,8 @@ class COCODataModule(pl.LightningDataModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         self.start = Position(**state["position"])
+        # Lightning cannot know that the loader does begin at the right sample.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         saved, now = state["samples_from"], self.samples_from()
         changes = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
         if changes and not self.allow_other_samples:
@@ -202,16 +206,10 @@ class COCODataModule(pl.LightningDataModule):
         return CocoAnnotations.load(self._files[stage])
 
     def _check_images(self, annotations: CocoAnnotations, directory: Path) -> None:
-        # One listing per directory instead of a stat per file: 118,000 stats take minutes on network disks.
-        names = [annotations.file_name(i) for i in range(len(annotations))]
-        present = {
-            parent: set(os.listdir(directory / parent)) if (directory / parent).is_dir() else set()
-            for parent in {os.path.dirname(name) for name in names}
-        }
-        missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+        missing = missing_pictures(annotations, directory)
         if missing:
             raise DataError(
-                f"{directory}: {len(missing)} of the {len(names)} images in {annotations.path} are missing, "
+                f"{directory}: {len(missing)} of the {len(annotations)} images in {annotations.path} are missing, "
                 f"first {', '.join(missing[:3])}. Check that the download is whole and the directory the right one"
             )
 

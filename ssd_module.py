@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from checkpoints import CheckpointError, is_published, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
+from finetune import check_backbone, take_over
 from pretrained import backbone_weights
 from resuming import Geometry, Position, as_dict, geometry, translate
 from schedule import RecipeSchedule
@@ -36,6 +37,8 @@ class SSDModule(pl.LightningModule):
         category_ids: C COCO category ids, ascending; 1..C by default. Label l of the model is category_ids[l - 1].
         backbone_weights: a torchvision weights name (`IMAGENET1K_V2`), the path of a local torchvision state dict, or
             None for random weights. Read when fitting starts, and not when it resumes from a checkpoint.
+        finetune_from: a checkpoint (ours or the published recipe's) whose weights are where training starts, in place
+            of backbone_weights; class heads are re-made where classes differ (finetune.py). Read when they would be.
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
         momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
         warmup_steps: optimiser steps of linear warm-up from 0.
@@ -54,6 +57,7 @@ class SSDModule(pl.LightningModule):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         backbone_weights: str | None = None,
+        finetune_from: str | None = None,
         learning_rate: float = 2.6e-3,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
@@ -83,6 +87,7 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss()
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
+        self._max_steps: int | None = None  # the Trainer's, while a checkpoint is being restored
         self._translated = False  # whether the checkpoint was made with other devices or another batch
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
@@ -92,8 +97,17 @@ class SSDModule(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.hparams.backbone_weights and not self.trainer.ckpt_path:
+    def on_fit_start(self) -> None:
+        """Weights to start from; not in `setup`, where a resumed run does not yet know that it is one."""
+        if self.trainer.ckpt_path:
+            return
+        if self.hparams.finetune_from:
+            source = load_module(self.hparams.finetune_from)
+            check_backbone(self.hparams.finetune_from, source, self.hparams.backbone)
+            said = take_over(source, self)
+            if self.trainer.is_global_zero:
+                print(f"fine-tuning from {self.hparams.finetune_from}: {said}")
+        elif self.hparams.backbone_weights:
             self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -105,8 +119,13 @@ class SSDModule(pl.LightningModule):
                     f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(self.hparams[key])}; "
                     "resume with the data set and backbone that it was trained with"
                 )
-        if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.datamodule is not None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.trainer.datamodule is not None:
             self._resume(checkpoint, checkpoint.get(type(self.trainer.datamodule).__qualname__))
+        # A Lightning that stops by steps would take an epoch that had ended for unfinished, and skip the next one.
+        epoch_loop = self.trainer.fit_loop.epoch_loop
+        self._max_steps, epoch_loop.max_steps = epoch_loop.max_steps, -1
 
     def _resume(self, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
         """Translates the counters if a step is made of other parts now."""
@@ -133,6 +152,8 @@ class SSDModule(pl.LightningModule):
         )
 
     def on_train_start(self) -> None:
+        if self._max_steps is not None:
+            self.trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         if self._translated:
             for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
                 for group, rate, factor in zip(
@@ -214,9 +235,17 @@ class SSDModule(pl.LightningModule):
             self.log("mAP", numbers["mAP"], prog_bar=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """`predict` at the checkpoint's score_threshold."""
+        return self.predict(batch)
+
+    def predict(self, batch: dict[str, Any], score_threshold: float | None = None) -> list[dict[str, Any]]:
         """One dict an image, by descending score: image_id, boxes float32 [n, 4] xyxy in pixels of the original image,
-        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1])."""
-        boxes, scores, labels = self._detect(batch)
+        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1]); all on the CPU.
+
+        Args:
+            batch: as in `validation_step`. score_threshold: of this call; by default the checkpoint's.
+        """
+        boxes, scores, labels = self._detect(batch, score_threshold)
         found = labels > 0
         return [
             {
@@ -228,7 +257,7 @@ class SSDModule(pl.LightningModule):
             for i, image_id in enumerate(batch["image_ids"])
         ]
 
-    def _detect(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect(self, batch: dict[str, Any], score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
         images = batch["images"]
         if len(images) == 0:
@@ -239,7 +268,7 @@ class SSDModule(pl.LightningModule):
             offsets,
             logits,
             self.default_boxes,
-            score_threshold=self.hparams.score_threshold,
+            score_threshold=self.hparams.score_threshold if score_threshold is None else score_threshold,
             iou_threshold=self.hparams.iou_threshold,
             max_detections=self.hparams.max_detections,
         )

@@ -1,5 +1,7 @@
 """One picture -> 300x300 uint8 pixels: decode, crop, resize, flip. Runs in the loader's workers."""
 
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from coco.annotations import CocoAnnotations
 from coco.transforms import draw_sample, generator
 
+# Formats of Pillow's that are decoded; not all, since for some (EPS) it would start another program on the file.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 TRUTHS_MULTIPLE = 8  # ground truths are padded to a multiple of this, so that few shapes reach the device
 
 
@@ -80,16 +84,17 @@ def decode(path: Path) -> Image.Image:
     Raises:
         ImageError: missing, not a picture, cut off, or too large to decode safely.
     """
+    if not os.path.isfile(path):  # a pipe or a device would be waited for
+        raise ImageError(f"{path}: no such image file")
     try:
-        with Image.open(path) as picture:
+        # From memory: there a reader cannot ask for more bytes than the file has, whatever its header claims.
+        with Image.open(io.BytesIO(Path(path).read_bytes()), formats=FORMATS) as picture:
             if picture.mode.startswith("I;16") or picture.mode == "I":
                 # Pillow clips 16-bit grey at 255 when converting; scale it instead.
                 picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
             return picture.convert("RGB")
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image file that Pillow can read") from None
+        raise ImageError(f"{path}: not an image file in one of the formats {', '.join(FORMATS)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: cannot be decoded ({error})") from None
 

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,26 @@ def test_a_picture_cut_off_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(ImageError, match=r"cut.jpg: cannot be decoded"):
         decode(path)
+
+
+def test_a_picture_that_a_program_would_have_to_draw_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "drawn.jpg"  # PostScript: Pillow would hand it to Ghostscript
+    Image.new("RGB", (20, 20)).save(path, "EPS")
+    monkeypatch.setattr("subprocess.Popen", None)
+    with pytest.raises(ImageError, match=r"drawn.jpg: not an image file in one of the formats BMP, GIF, JPEG"):
+        decode(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_directory_is_no_picture_and_is_not_waited_for(tmp_path, make):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match=r"x.jpg: no such image file"):
+        decode(tmp_path / "x.jpg")
+
+
+def test_a_file_name_too_long_for_any_file_is_a_missing_picture(tmp_path):
+    with pytest.raises(ImageError, match="no such image file"):
+        decode(tmp_path / ("x" * 300 + ".jpg"))
 
 
 @pytest.mark.parametrize("which", ["training", "evaluation"])
