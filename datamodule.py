@@ -277,6 +277,4 @@ Either point --data_root at a data set in COCO 2017 layout, or try the built-in 
     python -m coco.sample data/sample
     python train.py --config configs/demo.yaml --data_root data/sample
 or get COCO 2017 (about 20 GB to download, 45 GB with the unpacked files):
-    mkdir -p data/coco && cd data/coco
-    for f in zips/train2017 zips/val2017 annotations/annotations_trainval2017; do
-      curl -fLO -C - http://images.cocodataset.org/$f.zip && unzip -q $(basename $f).zip; done"""
+    bash scripts/download_dataset.sh data/coco"""

@@ -81,7 +81,12 @@ def test_images_without_boxes_are_left_out_of_training_but_evaluated(data):
 def test_without_data_the_error_gives_the_commands_for_the_sample_and_for_coco(tmp_path):
     with pytest.raises(DataError) as error:
         module(tmp_path / "nowhere").check()
-    for part in ("nowhere/annotations/instances_train2017.json", "python -m coco.sample", "train.py --config", "curl"):
+    for part in (
+        "nowhere/annotations/instances_train2017.json",
+        "python -m coco.sample",
+        "train.py --config",
+        "download_dataset.sh",
+    ):
         assert part in str(error.value)
 
 
