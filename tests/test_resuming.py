@@ -127,3 +127,11 @@ def test_a_run_goes_on_to_the_bit_from_the_middle_the_validation_and_the_end_of_
     kept, small, straight, tmp_path
 ):
     assert_goes_on_exactly(small, straight, tmp_path / "run", straight / "checkpoints" / f"kept_{kept}.ckpt")
+
+
+def test_a_run_goes_on_to_the_bit_from_the_best_checkpoint_saved_after_a_validation_within_an_epoch(small, tmp_path):
+    more = ("--trainer.val_check_interval", "2", "--keep_epochs", "false")
+    run(small, tmp_path / "straight", *more)
+    best = tmp_path / "straight" / "checkpoints" / "best.ckpt"
+    kept = best.with_name(f"kept_{torch.load(best, weights_only=True)['global_step']}_best.ckpt")
+    assert_goes_on_exactly(small, tmp_path / "straight", tmp_path / "run", best.rename(kept), *more)
