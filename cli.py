@@ -146,7 +146,8 @@ class FitCLI(_ScriptCLI):
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
-                CSVLogger(self.run_dir / "logs", name="csv"),
+                # Each row at once: what a kill loses here, a resumed run does not log again.
+                CSVLogger(self.run_dir / "logs", name="csv", flush_logs_every_n_steps=1),
                 *self.more_loggers,
             ]
         trainer["default_root_dir"] = str(self.run_dir)

@@ -34,8 +34,9 @@ class LastCheckpoint(Checkpoint):
     """Saves `directory/last.ckpt` every `every_n_steps` optimiser steps and every `every_minutes`, whichever is given.
 
     On SIGTERM and SIGINT it saves at the next optimiser step, or stops a validation, before which it has saved, and
-    raises Preempted on all ranks. A second SIGINT interrupts at once. Under SLURM with auto-requeue, SIGTERM and the
-    requeue signal stay Lightning's; what it does on SIGUSR1 is put off to the next optimiser step.
+    raises Preempted on all ranks, once the step's numbers are logged. A second SIGINT interrupts at once.
+    Under SLURM with auto-requeue, SIGTERM and the requeue signal stay Lightning's; what it does on SIGUSR1 is put off
+    to the next optimiser step.
     """
 
     def __init__(self, directory: Path, every_n_steps: int | None = None, every_minutes: float | None = 10.0) -> None:
@@ -45,8 +46,8 @@ class LastCheckpoint(Checkpoint):
         self._signum: int | None = None  # of the last signal that asked this process to stop
         self._requeue: Any = None  # Lightning's handler of SIGUSR1
         self._requeue_asked = False
-        self._before_validation = False
         self._saved_step: int | None = None
+        self._stopping = False  # as soon as the numbers of the step or the epoch, which is saved, have been logged
 
     @override
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -56,6 +57,14 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         self._take_signals()
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_if_asked(trainer)
+
+    @override
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._stop_if_asked(trainer)
 
     @override
     def on_train_batch_end(
@@ -71,14 +80,16 @@ class LastCheckpoint(Checkpoint):
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and self._is_fitting(trainer):
-            self._before_validation = True
+            batches = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+            batches.ready = batches.started = batches.completed  # the one begun, says on_save_checkpoint, was none
             self._save(trainer)
-            self._before_validation = False
+            self._stop_if_asked(trainer)
 
     @override
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if self._is_fitting(trainer):
             self._act(trainer, self._agreed(trainer, self._wish()))
+            self._stop_if_asked(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,8 +100,10 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._before_validation:
-            # To a resuming Lightning a validation is still to be done only if it had begun its first batch.
+        if trainer.validating and self._is_fitting(trainer):
+            # Saved before a validation, or after it by another callback (the best): both go on with the validation.
+            # From its end Lightning would go on without the end of the epoch. To a resuming one it is still to be done
+            # only if it had begun its first batch.
             begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
             loops = checkpoint["loops"]["fit_loop"]
             loops["epoch_loop.val_loop.batch_progress"] = {
@@ -118,12 +131,15 @@ class LastCheckpoint(Checkpoint):
         return int(trainer.strategy.reduce(flag, reduce_op="max"))
 
     def _act(self, trainer: pl.Trainer, asked: int) -> None:
-        if asked == STOP:
-            saved = self.path if self._saved_step is not None else None
-            raise Preempted(self._signum or signal.SIGTERM, trainer.global_step, saved)
+        self._stopping = asked == STOP
         if asked == REQUEUE:
             self._requeue_asked = False
             self._requeue(signal.SIGUSR1, None)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if self._stopping:
+            saved = self.path if self._saved_step is not None else None
+            raise Preempted(self._signum or signal.SIGTERM, trainer.global_step, saved)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)

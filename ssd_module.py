@@ -7,15 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from checkpoints import CheckpointError, is_published, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
 from finetune import check_backbone, take_over
 from pretrained import backbone_weights
-from resuming import Geometry, Position, as_dict, geometry, translate
+from resuming import Resume
 from schedule import RecipeSchedule
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.fold import fold_batch_norm
@@ -87,8 +85,6 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss()
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
-        self._max_steps: int | None = None  # the Trainer's, while a checkpoint is being restored
-        self._translated = False  # whether the checkpoint was made with other devices or another batch
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,48 +115,10 @@ class SSDModule(pl.LightningModule):
                     f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(self.hparams[key])}; "
                     "resume with the data set and backbone that it was trained with"
                 )
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        if self.trainer.datamodule is not None:
-            self._resume(checkpoint, checkpoint.get(type(self.trainer.datamodule).__qualname__))
-        # A Lightning that stops by steps would take an epoch that had ended for unfinished, and skip the next one.
-        epoch_loop = self.trainer.fit_loop.epoch_loop
-        self._max_steps, epoch_loop.max_steps = epoch_loop.max_steps, -1
 
-    def _resume(self, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
-        """Translates the counters if a step is made of other parts now."""
-        data = self.trainer.datamodule
-        if saved is None:  # from elsewhere (export.py): at the beginning of an epoch
-            data.start = Position(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-            return
-        old, new = Geometry(**saved["geometry"]), geometry(self.trainer, data.batch_size)
-        if old == new:
-            return
-        place = Position(**saved["position"])
-        if self.trainer.limit_train_batches != 1.0:
-            raise CheckpointError(
-                f"the checkpoint was made with {old}, this run has {new}: with limit_train_batches "
-                f"{self.trainer.limit_train_batches} its place in the epoch means nothing there; resume without it"
-            )
-        before = checkpoint["global_step"]
-        saved["position"] = as_dict(translate(checkpoint, place, old, new, data.num_train_images))
-        self._translated = True
-        rank_zero_info(
-            f"Resuming with {new}, where the checkpoint had {old}: epoch {place.epoch} goes on at its sample "
-            f"{place.samples} in the same order, step {before} counts as {checkpoint['global_step']} of {new.step} "
-            f"images, and the learning rate is {new.step / old.step:g} times what it was"
-        )
-
-    def on_train_start(self) -> None:
-        if self._max_steps is not None:
-            self.trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
-        if self._translated:
-            for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-                for group, rate, factor in zip(
-                    scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-                ):
-                    group["lr"] = rate * factor(scheduler.last_epoch)
-            self._translated = False
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What a run needs to go on exactly, whoever made its Trainer."""
+        return [Resume()]
 
     def optimise_for_inference(self, compile: bool = False) -> "SSDModule":
         """Folds batch normalisation into the convolutions and, if asked, compiles the network; training ends here.

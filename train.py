@@ -27,10 +27,8 @@ def train(
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
-    # Not as fit's argument: SSDModule.setup, which comes before that is looked at, must know whether the run resumes.
-    cli.trainer.ckpt_path = cli.ckpt_path
     try:
-        cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
     except Preempted as stop:
         if cli.trainer.is_global_zero:
             print(f"{stop}. To go on:\n{cli.resume_command}")

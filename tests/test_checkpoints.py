@@ -36,6 +36,25 @@ def test_a_torn_last_checkpoint_is_passed_over_and_said_so(run_dir):
         assert resume_path("last", run_dir) == run_dir / "checkpoints" / "epoch000.ckpt"
 
 
+def test_the_state_to_resume_comes_before_newer_checkpoints_of_an_epoch(run_dir):
+    torch.save(STATE, run_dir / "checkpoints" / "best.ckpt")
+    assert resume_path("auto", run_dir) == run_dir / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("flags", [0x10, 0x00])
+def test_a_changed_bit_is_noticed_wherever_it_is(tmp_path, flags):
+    path = tmp_path / "last.ckpt"
+    torch.save({**STATE, "weight": torch.zeros(100)}, path)
+    content = bytearray(path.read_bytes())
+    if flags:  # of the tensor's entry in the directory of the zip file: a directory, says the bit
+        content[content.rindex(b"PK\x01\x02", 0, content.rindex(b"data/0")) + 38] ^= flags
+    else:
+        content[content.index(bytes(400)) + 200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: .*damaged.*data/0"):
+        read_checkpoint(path)
+
+
 def test_auto_starts_fresh_only_where_there_is_nothing(tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert resume_path("auto", tmp_path) is None

@@ -134,6 +134,14 @@ def test_a_run_goes_on_to_the_bit_from_any_saved_state(kept, small, straight, tm
     assert_goes_on_exactly(small, straight, tmp_path / "run", straight / "checkpoints" / f"kept_{kept}.ckpt")
 
 
+def test_a_run_goes_on_to_the_bit_from_the_best_checkpoint_saved_after_a_validation_within_an_epoch(small, tmp_path):
+    more = ("--trainer.val_check_interval", "2", "--keep_epochs", "false")
+    run(small, tmp_path / "straight", *more)
+    best = tmp_path / "straight" / "checkpoints" / "best.ckpt"
+    kept = best.with_name(f"kept_{torch.load(best, weights_only=True)['global_step']}_best.ckpt")
+    assert_goes_on_exactly(small, tmp_path / "straight", tmp_path / "run", best.rename(kept), *more)
+
+
 def test_workers_that_load_ahead_begin_at_the_right_sample_of_the_right_epoch(small, straight, tmp_path):
     checkpoint = straight / "checkpoints" / "kept_4_step.ckpt"
     assert_goes_on_exactly(small, straight, tmp_path / "run", checkpoint, "--num_workers", "2")

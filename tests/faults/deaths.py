@@ -1,0 +1,84 @@
+"""A data worker or a rank is killed: the run ends soon, with one message, leaves no process behind, and is resumed."""
+
+import os
+import signal
+
+from tests.faults.lab import Lab, Outcome, broken, last
+from tests.faults.stops import PREEMPTED
+
+BOUND = 60.0  # seconds from the death of a rank to the end of the last process
+
+
+def killed_worker(lab: Lab, times: int) -> Outcome:
+    """kill -9 of one of a run's data workers."""
+    outcome = Outcome("kill -9 of a data worker")
+    for _ in range(times):
+        run_dir = lab.new_run("worker")
+        process = lab.start(run_dir, "--num_workers", "2")
+        lab.wait_after_first_save(process, run_dir)
+        workers = process.children()
+        if not outcome.check(bool(workers), f"no data worker found: {process.last_words()}"):
+            break
+        os.kill(lab.random.choice(workers), signal.SIGKILL)
+        outcome.injected += 1
+        seconds = process.seconds_until_alone(BOUND)
+        good = outcome.check(seconds is not None, f"still running after {BOUND:g} s: {process.last_words()}")
+        message = process.last_words()
+        good &= outcome.check(process.code == 1, f"ended with {process.code}: {message}")
+        good &= outcome.check(not process.traceback, f"a traceback: {message}")
+        good &= outcome.check("error: a worker of the data loader died" in message, f"it says {message}")
+        outcome.failures += (wrong := broken(run_dir))
+        outcome.survived += good and not wrong
+        lab.say(f"{outcome.fault}: exit code {process.code} after {seconds or BOUND:.1f} s")
+        lab.finish(run_dir, outcome, more=("--num_workers", "1"))
+    outcome.seen.append("one message, exit code 1")
+    return outcome
+
+
+def killed_rank(lab: Lab, rank: int, compare: bool = True) -> Outcome:
+    """kill -9 of one of two ranks.
+
+    Args:
+        compare: also resume it, and compare with an undisturbed run of two processes.
+    """
+    outcome = Outcome(f"kill -9 of rank {rank} of 2")
+    run_dir = lab.new_run(f"rank{rank}")
+    if compare:
+        process = lab.start(run_dir, "--devices", "2", fork=False)
+        lab.wait_after_first_save(process, run_dir, lab.undisturbed_pair)
+    else:
+        process = lab.start(run_dir, "--devices", "2", "--max_epochs", "99", fork=False)
+        process.wait_until(last(run_dir).exists)
+    victims = process.children() if rank else [process.pid]
+    if not outcome.check(bool(victims), f"no second rank found: {process.last_words()}"):
+        return outcome
+    os.kill(victims[0], signal.SIGKILL)
+    outcome.injected = 1
+    seconds = process.seconds_until_alone(BOUND)
+    if outcome.check(seconds is not None, f"processes left after {BOUND:g} s: {process.last_words()}"):
+        outcome.check(process.code != 0, "exit code 0")
+        outcome.seen.append(f"all have ended after {seconds:.1f} s, exit code {process.code}")
+        lab.say(f"{outcome.fault}: {outcome.seen[0]}")
+    outcome.failures += broken(run_dir)
+    outcome.survived += not outcome.failures
+    if compare:
+        lab.finish(run_dir, outcome, lab.undisturbed_pair, more=("--devices", "2"), fork=False)
+    return outcome
+
+
+def stopped_pair(lab: Lab) -> Outcome:
+    """SIGTERM to the first of two processes only."""
+    outcome = Outcome("SIGTERM to the first of 2 ranks", injected=1)
+    run_dir = lab.new_run("pair")
+    process = lab.start(run_dir, "--devices", "2", fork=False)
+    lab.wait_after_first_save(process, run_dir, lab.undisturbed_pair)
+    process.signal(signal.SIGTERM)
+    seconds = process.seconds_until_alone(2 * BOUND)
+    if outcome.check(seconds is not None, f"processes left after {2 * BOUND:g} s: {process.last_words()}"):
+        outcome.check(process.code == PREEMPTED, f"ended with {process.code}: {process.last_words()}")
+        outcome.check(process.last_line().startswith("python train.py "), f"last line {process.last_line()!r}")
+        outcome.seen.append(f"both stop within {seconds:.1f} s, exit code {process.code}")
+    outcome.failures += broken(run_dir)
+    outcome.survived += not outcome.failures
+    lab.finish(run_dir, outcome, lab.undisturbed_pair, more=("--devices", "2"), fork=False)
+    return outcome
