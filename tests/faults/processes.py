@@ -40,7 +40,9 @@ class Process:
         environment = {"OMP_NUM_THREADS": "1", **(environment or {})}
         self.started = time.monotonic()
         if fork:
-            self._process = _forkserver().Process(target=_train, args=(arguments, self.out, self.err, environment))
+            self._process = _forkserver().Process(
+                target=_train, args=(arguments, self.out, self.err, environment, multiprocessing.get_start_method())
+            )
             self._process.start()
         else:
             inherited = {name: value for name, value in os.environ.items() if name != "SSD_RUN_DIR"}
@@ -135,8 +137,9 @@ def _forkserver() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[str, str]) -> None:
+def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[str, str], start_method: str) -> None:
     os.setsid()
+    multiprocessing.set_start_method(start_method, force=True)  # of data workers; here it would be forkserver
     for path, descriptor in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
