@@ -69,6 +69,7 @@ bench: install ## the benchmarks that need nothing but this project, beside thei
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/annotations.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/input_pipeline.py
 
 lint: install ## ruff's rules and format
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
-from checkpoints import CheckpointError, read_checkpoint
+from checkpoints import CheckpointError, is_published, read_checkpoint
 
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 
@@ -55,7 +55,12 @@ class DurableCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Plain data on the CPU, whatever is asked for: the strategy moves it, and nothing else is ever opened."""
         self.wait()
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        if is_published(checkpoint):
+            from export import lightning_checkpoint  # export writes with this module
+
+            return lightning_checkpoint(checkpoint, path)
+        return checkpoint
 
     @override
     def remove_checkpoint(self, path: str | Path) -> None:

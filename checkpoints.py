@@ -1,22 +1,13 @@
 """Checkpoint files as plain data: reading them safely, whatever their format, and finding the one to resume from."""
 
-import lzma
 import pickle
 import re
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
-
-# What zipfile, its decompressors and torch raise for damaged files.
-_UNREADABLE = (
-    *(RuntimeError, EOFError, OSError, KeyError, ValueError, struct.error, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-)
 
 
 class CheckpointError(ValueError):
@@ -41,7 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: refused, since it is damaged or holds more than tensors and plain data ({reason}). "
             "Only plain-tensor checkpoints are opened, because others can run code."
         ) from None
-    except _UNREADABLE as error:
+    except Exception as error:  # on damaged bytes torch raises what it trips over: IndexError, struct.error, ...
         raise CheckpointError(
             f"{path}: not a readable torch checkpoint, damaged or cut off ({str(error)[:200]})"
         ) from None
@@ -94,6 +85,11 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
     )
 
 
+def is_published(checkpoint: dict[str, Any]) -> bool:
+    """Whether a file's content has the layout of the published recipe (see export.py), whatever it is called."""
+    return isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint
+
+
 def _check_sums(path: Path) -> None:
     """torch.load reads a tensor with flipped bits as if nothing were wrong; the file's checksums tell."""
     if zipfile.is_zipfile(path):
@@ -110,4 +106,5 @@ def _is_to_resume(path: Path) -> bool:
 
 
 def _can_go_on(checkpoint: dict[str, Any]) -> bool:
-    return "state_dict" in checkpoint and "optimizer_states" in checkpoint
+    ours = "state_dict" in checkpoint and "optimizer_states" in checkpoint
+    return ours or is_published(checkpoint)

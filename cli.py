@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -35,6 +35,8 @@ from checkpoints import CheckpointError, resume_path
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
+from dllogger import EpochTime
+from finetune import check_backbone
 from last_checkpoint import LastCheckpoint, Preempted
 from loader_watch import LoaderError, LoaderWatch
 from pictures import DetectionPictures, TensorBoardPictures
@@ -50,6 +52,7 @@ SHORT_FLAGS = {
     },
     **{name: f"data.{name}" for name in ("data_root", "batch_size", "num_workers")},
     "seed": "seed_everything",
+    "finetune_from": "model.finetune_from",
 }
 PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 # What a user can mend; shown as one message without a traceback.
@@ -86,9 +89,18 @@ class _ScriptCLI(LightningCLI):
 
 
 class FitCLI(_ScriptCLI):
-    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from."""
+    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from.
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    `callbacks` and `loggers` come beside those of the configuration and the standard ones.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        loggers: Sequence[Logger] = (),
+    ) -> None:
+        self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
         self.args = list(sys.argv[1:] if args is None else args)
         super().__init__(SSDModule, long_flags(self.args))
 
@@ -120,11 +132,15 @@ class FitCLI(_ScriptCLI):
             )
         COCODataModule(**self.config.data.as_dict()).check()
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
+        if self.config.model.finetune_from and not self.ckpt_path:
+            source = self.config.model.finetune_from
+            check_backbone(source, load_module(source), self.config.model.backbone)
         self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
         trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config)]
+        trainer["callbacks"] += self.more_callbacks
         if trainer["enable_progress_bar"] is not False:
             trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
         if trainer["logger"] is None:
@@ -132,6 +148,7 @@ class FitCLI(_ScriptCLI):
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
                 # Each row at once: what a kill loses here, a resumed run does not log again.
                 CSVLogger(self.run_dir / "logs", name="csv", flush_logs_every_n_steps=1),
+                *self.more_loggers,
             ]
         trainer["default_root_dir"] = str(self.run_dir)
         plugins = trainer["plugins"] or []
@@ -204,11 +221,8 @@ class EvaluateCLI(_ScriptCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     def _check_flags(self) -> None:
-        threshold = self.config.score_threshold
-        if threshold is not None and not 0 <= threshold < 1:
-            raise MisconfigurationException(
-                f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1"
-            )
+        if self.config.score_threshold is not None:
+            check_score_threshold(self.config.score_threshold)
         for flag in ("report", "pictures"):
             path = self.config[flag]
             if path is not None and path.exists() and not path.is_dir():
@@ -240,6 +254,12 @@ def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[
         name = flag.removeprefix("--").replace("-", "_")
         long.append(f"--{names[name]}{equals}{value}" if flag.startswith("--") and name in names else arg)
     return long
+
+
+def check_score_threshold(threshold: float) -> None:
+    """Raises MisconfigurationException for what is no score threshold."""
+    if not 0 <= threshold < 1:
+        raise MisconfigurationException(f"--score_threshold {threshold:g}: expected a score from 0 up to, but not, 1")
 
 
 def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -285,6 +305,7 @@ def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
         *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
         GradientNorm(),
         Throughput(),
+        EpochTime(),
         *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
         LearningRateMonitor(logging_interval="step"),
         ClassPrecision(),

@@ -1,12 +1,14 @@
 """COCODataModule: serves COCO-format data to Lightning. Loaders, and the device half of the input pipeline."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
@@ -14,10 +16,13 @@ from torch.utils.data import DataLoader
 from checkpoints import CheckpointError
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
+from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
+from coco.decoding import decoder_name
+from coco.picture_files import missing_pictures
 from coco.sampler import EvaluationSampler, TrainingSampler
 from loader_watch import WatchedDataset
-from resuming import Position, as_dict, geometry, position
+from resuming import Position, as_dict, gathered, geometry, position
 
 
 class DataError(ValueError):
@@ -35,7 +40,11 @@ class COCODataModule(pl.LightningDataModule):
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
         seed: of the sample order and the augmentation.
-        allow_other_samples: resume from a checkpoint although seed or annotations are not those of its run.
+        allow_other_samples: resume from a checkpoint although seed, annotations or decoder are not those of its run.
+        decoder: of JPEGs: `simplejpeg`, `pillow` (slower; other by rounding, less than 0.1 grey level on average), or
+            `auto`, the faster one installed here; `decoder_name` says which.
+        damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
+            another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
     Batches for the model, after the transfer: images float32 [B, 3, 300, 300], normalised; image_ids int64 [B] (numpy,
     on the CPU); training: boxes float32 [B, G, 4] xyxy in [0, 1] and labels int64 [B, G], both 0-padded; evaluation:
@@ -44,6 +53,7 @@ class COCODataModule(pl.LightningDataModule):
     Raises:
         DataError: missing directories, annotation files or images, or two annotation files with other categories.
         AnnotationError: an annotation file that cannot be used.
+        ImageError: a picture that cannot be used, a decoder that is not there; TooManyDamagedImages in training.
     """
 
     def __init__(
@@ -59,6 +69,8 @@ class COCODataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         seed: int = 0,
         allow_other_samples: bool = False,
+        decoder: str = "auto",
+        damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
         self.data_root = Path(data_root)
@@ -78,6 +90,11 @@ class COCODataModule(pl.LightningDataModule):
         self.seed = seed
         self.allow_other_samples = allow_other_samples
         self.start = Position()  # where training goes on; a checkpoint sets it
+        self.decoder_name = decoder_name(decoder)
+        self._decoder = decoder
+        self._damaged = DamagedImages(damaged_limit)
+        if not 0 <= damaged_limit <= 1:
+            raise DataError(f"--data.damaged_limit {damaged_limit:g}: expected a share of the images, from 0 to 1")
 
     @cached_property
     def train_annotations(self) -> CocoAnnotations:
@@ -98,6 +115,11 @@ class COCODataModule(pl.LightningDataModule):
     @property
     def category_ids(self) -> tuple[int, ...]:
         return self.train_annotations.category_ids
+
+    @property
+    def damaged_images(self) -> dict[str, str]:
+        """Training images found damaged so far: {file name: what is wrong}."""
+        return self._damaged.found
 
     def check(self, stages: Sequence[str] = ("train", "val")) -> None:
         """Raises DataError or AnnotationError before any training if the splits are not whole and consistent."""
@@ -130,14 +152,14 @@ class COCODataModule(pl.LightningDataModule):
             sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
-        dataset = TrainingDataset(annotations, self._directories["train"], self.seed)
+        dataset = TrainingDataset(annotations, self._directories["train"], self.seed, decoder=self._decoder)
         dataset = WatchedDataset(dataset, self.num_workers)
         return self._loader(dataset, sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
         length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
         sampler = EvaluationSampler(length, *self._replicas())
-        dataset = EvaluationDataset(self.val_annotations, self._directories["val"])
+        dataset = EvaluationDataset(self.val_annotations, self._directories["val"], decoder=self._decoder)
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 
     predict_dataloader = val_dataloader
@@ -151,6 +173,7 @@ class COCODataModule(pl.LightningDataModule):
             "position": as_dict(position(self.trainer, self.start, now.batch)),
             "geometry": as_dict(now),
             "samples_from": self.samples_from(),
+            "damaged_images": self._all_damaged_images(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -158,6 +181,9 @@ class COCODataModule(pl.LightningDataModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         self.start = Position(**state["position"])
+        self._damaged.found = dict(state["damaged_images"])
+        # Lightning cannot know that the loader does begin at the right sample.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         saved, now = state["samples_from"], self.samples_from()
         changes = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
         if changes and not self.allow_other_samples:
@@ -170,26 +196,44 @@ class COCODataModule(pl.LightningDataModule):
 
     def samples_from(self) -> dict[str, Any]:
         """What the training samples depend on beside (epoch, index)."""
-        return {"seed": self.seed, "annotations": self.train_annotations.digest[:16]}
+        return {
+            "seed": self.seed,
+            "annotations": self.train_annotations.digest[:16],
+            "decoder": self.decoder_name,
+        }
 
     @property
     def num_train_images(self) -> int:
         """Images that are trained on: those with a usable box."""
         return len(self.train_annotations.trainable)
 
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Counts damaged images as training reaches them; their names stay on the host."""
+        if "damaged" not in batch:
+            return batch
+        self._damaged.add(batch["damaged"], len(self.train_annotations.trainable))
+        return {key: value for key, value in batch.items() if key != "damaged"}
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """The device half: colour jitter (in training) and normalisation."""
         return {**batch, "images": normalise(batch["images"], batch.get("colour"))}
 
+    def _all_damaged_images(self) -> dict[str, str]:
+        """Of all processes, which each know their own."""
+        self._damaged.found = {name: reason for own in gathered(self._damaged.found) for name, reason in own.items()}
+        return dict(self._damaged.found)
+
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, collate: Any) -> DataLoader:
-        on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
-            pin_memory=on_device,
+            pin_memory=device != "cpu",
+            # Before torch 2.5 memory is pinned for CUDA unless told otherwise; later the argument is deprecated.
+            pin_memory_device=device if device != "cpu" and torch.__version__ < (2, 5) else "",
             persistent_workers=self.num_workers > 0,
         )
 
@@ -202,16 +246,10 @@ class COCODataModule(pl.LightningDataModule):
         return CocoAnnotations.load(self._files[stage])
 
     def _check_images(self, annotations: CocoAnnotations, directory: Path) -> None:
-        # One listing per directory instead of a stat per file: 118,000 stats take minutes on network disks.
-        names = [annotations.file_name(i) for i in range(len(annotations))]
-        present = {
-            parent: set(os.listdir(directory / parent)) if (directory / parent).is_dir() else set()
-            for parent in {os.path.dirname(name) for name in names}
-        }
-        missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+        missing = missing_pictures(annotations, directory)
         if missing:
             raise DataError(
-                f"{directory}: {len(missing)} of the {len(names)} images in {annotations.path} are missing, "
+                f"{directory}: {len(missing)} of the {len(annotations)} images in {annotations.path} are missing, "
                 f"first {', '.join(missing[:3])}. Check that the download is whole and the directory the right one"
             )
 
@@ -239,6 +277,4 @@ Either point --data_root at a data set in COCO 2017 layout, or try the built-in 
     python -m coco.sample data/sample
     python train.py --config configs/demo.yaml --data_root data/sample
 or get COCO 2017 (about 20 GB to download, 45 GB with the unpacked files):
-    mkdir -p data/coco && cd data/coco
-    for f in zips/train2017 zips/val2017 annotations/annotations_trainval2017; do
-      curl -fLO -C - http://images.cocodataset.org/$f.zip && unzip -q $(basename $f).zip; done"""
+    bash scripts/download_dataset.sh data/coco"""

@@ -1,6 +1,7 @@
 """Pictures with boxes: drawing detections or mistakes, and callbacks that draw the first validation images."""
 
 import colorsys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from coco.errors import Mistake
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too.
 RIGHT, WRONG, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+TEXT_SHARE = 0.35  # of a picture that texts may cover; beyond it, and where they would meet, boxes go without
 MISTAKES_SIDE = 900  # px, the longer side of a picture of mistakes, so that their names can be read
 
 Colour = tuple[int, int, int]
@@ -25,26 +27,30 @@ def draw_detections(
     picture: Image.Image,
     boxes: np.ndarray,
     labels: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     class_names: Sequence[str],
     true_boxes: np.ndarray | None = None,
 ) -> Image.Image:
     """A copy of the picture with named, scored boxes in one colour per class, and true boxes in thin white.
 
+    Where there is no room for all texts, as in a very small or crowded picture, the best scores keep theirs.
+
     Args:
-        boxes, true_boxes: [n, 4] xyxy in pixels of the picture. labels: [n], 1..C. scores: [n].
+        boxes, true_boxes: [n, 4] xyxy in pixels of the picture. labels: [n], 1..C. scores: [n], or None for boxes
+            without a score (ground truths).
     """
     picture = picture.convert("RGB")
     draw = ImageDraw.Draw(picture)
     line, font = _pen(picture)
     for box in true_boxes if true_boxes is not None else ():
         draw.rectangle(_within(box, picture), outline=(255, 255, 255), width=max(1, line // 2))
-    found = sorted(zip(boxes, labels, scores, strict=True), key=lambda row: -row[2])
-    named = [
-        (box, f"{class_names[int(label) - 1]} {score:.2f}", class_colour(int(label), len(class_names)))
-        for box, label, score in found
-    ]
-    _draw_named_boxes(draw, picture, named, line, font)
+    order = np.argsort(-scores, kind="stable") if scores is not None else range(len(boxes))
+    named = []
+    for i in order:
+        score = "" if scores is None else f" {scores[i]:.2f}"
+        colour = class_colour(int(labels[i]), len(class_names))
+        named.append((boxes[i], f"{class_names[int(labels[i]) - 1]}{score}", colour))
+    _draw_named_boxes(draw, picture, named, line, font, text_share=TEXT_SHARE)
     return picture
 
 
@@ -173,7 +179,8 @@ def _original(datamodule: Any, image_id: int) -> tuple[Path, Image.Image, np.nda
 def _pen(picture: Image.Image) -> tuple[int, ImageFont.ImageFont]:
     """Line width and font for a picture of this size."""
     side = max(picture.size)
-    return max(2, round(side / 250)), ImageFont.load_default(size=max(11, round(side / 40)))
+    line = max(1 if side < 200 else 2, round(side / 250))
+    return line, ImageFont.load_default(size=max(10 if side < 200 else 11, round(side / 40)))
 
 
 def _draw_named_boxes(
@@ -182,16 +189,26 @@ def _draw_named_boxes(
     boxes: Sequence[tuple[np.ndarray, str, Colour]],
     line: int,
     font: Any,
+    text_share: float | None = None,
 ) -> None:
-    """The first of the (box, text, colour) lie on top; no line crosses a text, and texts avoid one another."""
+    """The first of the (box, text, colour) lie on top; no line crosses a text, and texts avoid one another.
+
+    All texts are written, or with `text_share` those that cover no more than that of the picture, nor one another.
+    """
     for box, _, colour in reversed(boxes):
         draw.rectangle(_within(box, picture), outline=colour, width=line)
-    placed = []
-    for box, text, _ in boxes:
+    room = math.inf if text_share is None else text_share * picture.width * picture.height
+    placed, written = [], []
+    for box, text, colour in boxes:
         width, height = (side + 4 for side in draw.textbbox((0, 0), text, font=font)[2:])
         left, top = _text_corner(_within(box, picture), width, height, picture, placed)
-        placed.append((left, top, left + width, top + height))
-    for (left, top, right, bottom), (_, text, colour) in reversed(list(zip(placed, boxes, strict=True))):
+        place = (left, top, left + width, top + height)
+        area = width * height
+        if text_share is None or (area <= room and _covered(place, placed) <= area / 10):
+            room -= area
+            placed.append(place)
+            written.append((text, colour))
+    for (left, top, right, bottom), (text, colour) in reversed(list(zip(placed, written, strict=True))):
         draw.rectangle((left, top, right, bottom), fill=colour)
         draw.text((left + 2, top + 1), text, fill=_readable_on(colour), font=font)
 
@@ -208,14 +225,16 @@ def _text_corner(
         if 0 <= y <= picture.height - height
     ] or [(max(0, min(left, picture.width - width)), max(0, top))]
 
-    def overlap(corner: tuple[float, float]) -> float:
-        x, y = corner
-        covered = 0
-        for x0, y0, x1, y1 in placed:
-            covered += max(0, min(x + width, x1) - max(x, x0)) * max(0, min(y + height, y1) - max(y, y0))
-        return covered
+    # The first of equals.
+    return min(corners, key=lambda corner: _covered((*corner, corner[0] + width, corner[1] + height), placed))
 
-    return min(corners, key=overlap)  # the first of equals
+
+def _covered(place: tuple[float, float, float, float], others: Sequence[tuple]) -> float:
+    """The area that a rectangle shares with others."""
+    left, top, right, bottom = place
+    return sum(
+        max(0, min(right, x1) - max(left, x0)) * max(0, min(bottom, y1) - max(top, y0)) for x0, y0, x1, y1 in others
+    )
 
 
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str]], font: Any) -> Image.Image:

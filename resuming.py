@@ -9,6 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed as dist
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from checkpoints import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,60 @@ class Geometry:
     def __str__(self) -> str:
         accumulated = f" x {self.accumulated} accumulated" if self.accumulated > 1 else ""
         return f"{self.devices} device(s) x batch {self.batch_size}{accumulated}"
+
+
+class Resume(pl.Callback):
+    """Makes a fit go on exactly where a checkpoint stands, on the same number of devices or another.
+
+    Raises, while the checkpoint is restored, CheckpointError where its place means nothing to this run.
+    """
+
+    def __init__(self) -> None:
+        self._max_steps: int | None = None  # the Trainer's, while a checkpoint is being restored
+        self._translated = False  # whether the checkpoint was made with other devices or another batch
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if trainer.datamodule is not None:
+            self._place(trainer, checkpoint, checkpoint.get(type(trainer.datamodule).__qualname__))
+        # A Lightning that stops by steps would take an epoch that had ended for unfinished, and skip the next one.
+        epoch_loop = trainer.fit_loop.epoch_loop
+        self._max_steps, epoch_loop.max_steps = epoch_loop.max_steps, -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
+        if self._translated:
+            for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+                rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+                for group, (rate, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor(scheduler.last_epoch)
+            self._translated = False
+
+    def _place(self, trainer: pl.Trainer, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
+        data = trainer.datamodule
+        if saved is None:  # from elsewhere (export.py): at the beginning of an epoch
+            data.start = Position(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+            return
+        old, new = Geometry(**saved["geometry"]), geometry(trainer, data.batch_size)
+        if old == new:
+            return
+        if trainer.limit_train_batches != 1.0:
+            raise CheckpointError(
+                f"the checkpoint was made with {old}, this run has {new}: with limit_train_batches "
+                f"{trainer.limit_train_batches} its place in the epoch means nothing there; resume without it"
+            )
+        before = checkpoint["global_step"]
+        data.start = translate(checkpoint, Position(**saved["position"]), old, new, data.num_train_images)
+        self._translated = True
+        rank_zero_info(
+            f"Resuming with {new}, where the checkpoint had {old}: epoch {data.start.epoch} goes on at its sample "
+            f"{data.start.samples} in the same order, step {before} counts as {checkpoint['global_step']} of "
+            f"{new.step} images, and the learning rate is {new.step / old.step:g} times what it was"
+        )
 
 
 def geometry(trainer: pl.Trainer, batch_size: int) -> Geometry:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from checkpoints import CheckpointError, read_checkpoint
+from checkpoints import CheckpointError, is_published, read_checkpoint
 from coco.metric import CocoMeanAveragePrecision
+from finetune import check_backbone, take_over
 from pretrained import backbone_weights
-from resuming import Geometry, Position, as_dict, geometry, translate
+from resuming import Resume
+from schedule import RecipeSchedule
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
@@ -35,6 +35,8 @@ class SSDModule(pl.LightningModule):
         category_ids: C COCO category ids, ascending; 1..C by default. Label l of the model is category_ids[l - 1].
         backbone_weights: a torchvision weights name (`IMAGENET1K_V2`), the path of a local torchvision state dict, or
             None for random weights. Read when fitting starts, and not when it resumes from a checkpoint.
+        finetune_from: a checkpoint (ours or the published recipe's) whose weights are where training starts, in place
+            of backbone_weights; class heads are re-made where classes differ (finetune.py). Read when they would be.
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
         momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
         warmup_steps: optimiser steps of linear warm-up from 0.
@@ -53,6 +55,7 @@ class SSDModule(pl.LightningModule):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         backbone_weights: str | None = None,
+        finetune_from: str | None = None,
         learning_rate: float = 2.6e-3,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
@@ -82,7 +85,6 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss()
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
-        self._translated = False  # whether the checkpoint was made with other devices or another batch
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +93,17 @@ class SSDModule(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.hparams.backbone_weights and not self.trainer.ckpt_path:
+    def on_fit_start(self) -> None:
+        """Weights to start from; not in `setup`, where a resumed run does not yet know that it is one."""
+        if self.trainer.ckpt_path:
+            return
+        if self.hparams.finetune_from:
+            source = load_module(self.hparams.finetune_from)
+            check_backbone(self.hparams.finetune_from, source, self.hparams.backbone)
+            said = take_over(source, self)
+            if self.trainer.is_global_zero:
+                print(f"fine-tuning from {self.hparams.finetune_from}: {said}")
+        elif self.hparams.backbone_weights:
             self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -104,40 +115,10 @@ class SSDModule(pl.LightningModule):
                     f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(self.hparams[key])}; "
                     "resume with the data set and backbone that it was trained with"
                 )
-        if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.datamodule is not None:
-            self._resume(checkpoint, checkpoint.get(type(self.trainer.datamodule).__qualname__))
 
-    def _resume(self, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
-        """Translates the counters if a step is made of other parts now."""
-        data = self.trainer.datamodule
-        if saved is None:
-            return
-        old, new = Geometry(**saved["geometry"]), geometry(self.trainer, data.batch_size)
-        if old == new:
-            return
-        place = Position(**saved["position"])
-        if self.trainer.limit_train_batches != 1.0:
-            raise CheckpointError(
-                f"the checkpoint was made with {old}, this run has {new}: with limit_train_batches "
-                f"{self.trainer.limit_train_batches} its place in the epoch means nothing there; resume without it"
-            )
-        before = checkpoint["global_step"]
-        saved["position"] = as_dict(translate(checkpoint, place, old, new, data.num_train_images))
-        self._translated = True
-        rank_zero_info(
-            f"Resuming with {new}, where the checkpoint had {old}: epoch {place.epoch} goes on at its sample "
-            f"{place.samples} in the same order, step {before} counts as {checkpoint['global_step']} of {new.step} "
-            f"images, and the learning rate is {new.step / old.step:g} times what it was"
-        )
-
-    def on_train_start(self) -> None:
-        if self._translated:
-            for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-                for group, rate, factor in zip(
-                    scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-                ):
-                    group["lr"] = rate * factor(scheduler.last_epoch)
-            self._translated = False
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What a run needs to go on exactly, whoever made its Trainer."""
+        return [Resume()]
 
     def optimise_for_inference(self, compile: bool = False) -> "SSDModule":
         """Folds batch normalisation into the convolutions and, if asked, compiles the network; training ends here.
@@ -170,14 +151,8 @@ class SSDModule(pl.LightningModule):
         rate = hparams.learning_rate * self._global_batch() / REFERENCE_BATCH
         groups = parameter_groups(self.model, hparams.weight_decay)
         optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum)
-        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else 1
-        milestones = [epoch * steps_per_epoch for epoch in hparams.milestones]
-
-        def factor(step: int) -> float:
-            warmup = min(1.0, step / hparams.warmup_steps) if hparams.warmup_steps else 1.0
-            return warmup * hparams.gamma ** sum(step >= milestone for milestone in milestones)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else None
+        scheduler = RecipeSchedule(optimizer, steps_per_epoch, hparams.warmup_steps, hparams.milestones, hparams.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _global_batch(self) -> int:
@@ -218,9 +193,17 @@ class SSDModule(pl.LightningModule):
             self.log("mAP", numbers["mAP"], prog_bar=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """`predict` at the checkpoint's score_threshold."""
+        return self.predict(batch)
+
+    def predict(self, batch: dict[str, Any], score_threshold: float | None = None) -> list[dict[str, Any]]:
         """One dict an image, by descending score: image_id, boxes float32 [n, 4] xyxy in pixels of the original image,
-        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1])."""
-        boxes, scores, labels = self._detect(batch)
+        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1]); all on the CPU.
+
+        Args:
+            batch: as in `validation_step`. score_threshold: of this call; by default the checkpoint's.
+        """
+        boxes, scores, labels = self._detect(batch, score_threshold)
         found = labels > 0
         return [
             {
@@ -232,7 +215,7 @@ class SSDModule(pl.LightningModule):
             for i, image_id in enumerate(batch["image_ids"])
         ]
 
-    def _detect(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect(self, batch: dict[str, Any], score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
         images = batch["images"]
         if len(images) == 0:
@@ -243,7 +226,7 @@ class SSDModule(pl.LightningModule):
             offsets,
             logits,
             self.default_boxes,
-            score_threshold=self.hparams.score_threshold,
+            score_threshold=self.hparams.score_threshold if score_threshold is None else score_threshold,
             iou_threshold=self.hparams.iou_threshold,
             max_detections=self.hparams.max_detections,
         )
@@ -260,7 +243,7 @@ def load_module(path: str | Path) -> SSDModule:
         CheckpointError: missing, torn, of neither format, or more than plain data.
     """
     checkpoint = read_checkpoint(path)
-    if "model" in checkpoint:
+    if is_published(checkpoint):
         from export import load_reference_checkpoint  # export builds on this module
 
         return load_reference_checkpoint(path)

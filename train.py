@@ -8,6 +8,7 @@ python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --ru
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 
 from cli import FitCLI, run
 from last_checkpoint import LastCheckpoint, Preempted
@@ -15,9 +16,14 @@ from loader_watch import loader_error
 from report import metrics_table
 
 
-def train(args: Sequence[str] | None = None) -> pl.Trainer:
-    """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting."""
-    cli = FitCLI(args)
+def train(
+    args: Sequence[str] | None = None, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = ()
+) -> pl.Trainer:
+    """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting.
+
+    `callbacks` and `loggers` come beside those of the configuration.
+    """
+    cli = FitCLI(args, callbacks, loggers)
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
@@ -33,16 +39,21 @@ def train(args: Sequence[str] | None = None) -> pl.Trainer:
 
 
 def main() -> None:
-    trainer = train()
-    if trainer.is_global_zero:
-        numbers = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
-        if "mAP_50" in numbers:
-            print(metrics_table(numbers))
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, LastCheckpoint):
-                print(f"last checkpoint: {callback.path}")
-            elif callback.monitor and callback.best_model_path:
-                print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
+    print_results(train())
+
+
+def print_results(trainer: pl.Trainer) -> None:
+    """COCO's numbers of the last validation, and where the checkpoints are."""
+    if not trainer.is_global_zero:
+        return
+    numbers = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+    if "mAP_50" in numbers:
+        print(metrics_table(numbers))
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint):
+            print(f"last checkpoint: {callback.path}")
+        elif callback.monitor and callback.best_model_path:
+            print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
 
 
 if __name__ == "__main__":

@@ -18,17 +18,29 @@ class Row(NamedTuple):
     ratio: float
 
 
-def seconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each callable; they take turns, so that a busy machine slows them alike."""
+def rounds(
+    candidates: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each callable in each round; they take turns, so that a busy machine slows them alike."""
     for call in candidates.values():
         call()  # warm-up
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, call in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append(clock() - start)
+    return times
+
+
+def seconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each callable over `rounds`."""
+    return {name: statistics.median(values) for name, values in rounds(candidates, repeats).items()}
+
+
+def median_ratio(times: dict[str, list[float]], ours: str, peer: str) -> float:
+    """How many times faster ours is, round by round, in the median: steadier than a ratio of medians."""
+    return statistics.median(b / a for a, b in zip(times[ours], times[peer], strict=True))
 
 
 def smaller_is_better(name: str, ours: float, peer: float, unit: str) -> Row:

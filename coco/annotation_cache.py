@@ -15,6 +15,7 @@ import logging
 import math
 import mmap
 import os
+import stat
 import struct
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2  # raise it whenever the arrays of a given json change
 MAGIC = b"COCOFLAT"
 ALIGNMENT = 64
 # magic, version, header size, json size, json mtime (ns), checked at (ns), length of this file, json hash, header hash
@@ -63,14 +64,16 @@ class BrokenCache(ValueError):
     """A file that is no cache of this version, or not all of it."""
 
 
-def load_or_build(json_path: Path, build: Callable[[], bytearray]) -> tuple[Contents, Path | None]:
+def load_or_build(
+    json_path: Path, build: Callable[[], bytearray], check: Callable[[Contents], None]
+) -> tuple[Contents, Path | None]:
     """The valid cache of `json_path` and where it lies; where nothing can be written, the contents in memory and None.
 
-    `build` reads the json and returns the packed contents.
+    `build` reads the json and returns the packed contents; `check` raises BrokenCache for contents of another kind.
     """
     places = cache_paths(json_path)
     for cache_path in places:
-        contents = open_valid(cache_path, json_path)
+        contents = open_valid(cache_path, json_path, check)
         if contents is not None:
             return contents, cache_path
     packed, refusals = None, []
@@ -78,7 +81,7 @@ def load_or_build(json_path: Path, build: Callable[[], bytearray]) -> tuple[Cont
         try:
             with _sole_builder(cache_path) as partial:
                 # Another process may have built it while this one waited.
-                contents = open_valid(cache_path, json_path, say_why_not=True)
+                contents = open_valid(cache_path, json_path, check, say_why_not=True)
                 if contents is None:
                     packed = packed or build()
                     _write(partial, packed)
@@ -148,11 +151,13 @@ def unpack(buffer: bytearray | mmap.mmap) -> Contents:
             arrays[name] = np.frombuffer(buffer, dtype, math.prod(shape), start + offset).reshape(shape)
             arrays[name].flags.writeable = False
         return Contents(Stamp(size, mtime_ns, checked_ns, digest), content["meta"], arrays, buffer)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BrokenCache(f"has a wrong header ({error})") from None
 
 
 def open_cache(cache_path: Path) -> Contents:
+    if not stat.S_ISREG(os.stat(cache_path).st_mode):  # opening a pipe would wait for somebody to write to it
+        raise BrokenCache("is no regular file")
     with open(cache_path, "rb") as file:
         try:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -161,10 +166,13 @@ def open_cache(cache_path: Path) -> Contents:
     return unpack(buffer)
 
 
-def open_valid(cache_path: Path, json_path: Path, say_why_not: bool = False) -> Contents | None:
+def open_valid(
+    cache_path: Path, json_path: Path, check: Callable[[Contents], None], say_why_not: bool = False
+) -> Contents | None:
     """The cache, if it belongs to the json as it is now."""
     try:
         contents = open_cache(cache_path)
+        check(contents)
         stamp, now = contents.stamp, os.stat(json_path)
         if now.st_size != stamp.size:
             return None

@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,7 +180,10 @@ def _checked(path: Path, kind: str, index: int, entry, exact):
         return exact(entry)
     except RecursionError:
         raise _nested_too_deeply(path) from None
-    except (Fault, ValueError) as fault:
+    except ValueError:  # all that is left to go wrong in JSON that msgspec could split into entries
+        fault = f"has an integer of more than {sys.get_int_max_str_digits()} digits"
+        raise AnnotationError(f"{path}: {_label(kind, index, None)}: {fault}. Correct or remove it.") from None
+    except Fault as fault:
         raise AnnotationError(f"{path}: {_label(kind, index, entry)}: {fault}. Correct or remove it.") from None
 
 

@@ -20,6 +20,9 @@ __all__ = ["AnnotationError", "CocoAnnotations"]
 # A box sticks out of its image when it does by more than this. COCO's own boxes overstep by some hundredths of a pixel,
 # and exporters that count pixels from 1 by a whole one; neither is worth a warning. All are clipped for training.
 STICKS_OUT_PX = 1.0
+# Of the image's side. In float32 a crop and a flip can leave nothing of a smaller box, and the logarithm of its size in
+# the loss would be -inf.
+MIN_SIDE = 1e-6
 EXAMPLES = 3  # images named in the warning
 
 
@@ -44,7 +47,7 @@ class CocoAnnotations:
     category_ids: tuple[int, ...]  # ascending; label l is category_ids[l - 1]
     class_names: tuple[str, ...]
     trainable: np.ndarray  # int64, indices of the images with at least one training box
-    num_dropped: int  # annotations without a training box: zero or negative size, or outside the image
+    num_dropped: int  # annotations without a training box: no size (below MIN_SIDE), or outside the image
     num_clipped: int  # training boxes that stuck out of the image by more than STICKS_OUT_PX
 
     @classmethod
@@ -52,7 +55,10 @@ class CocoAnnotations:
         """Reads the json at `path`, or its cache if that is up to date; AnnotationError if the file cannot be used."""
         path = Path(os.path.abspath(path))
         check_is_file(path)
-        contents, cache_path = load_or_build(path, lambda: _build(path)) if cache else (unpack(_build(path)), None)
+        if cache:
+            contents, cache_path = load_or_build(path, lambda: _build(path), _check_contents)
+        else:
+            contents, cache_path = unpack(_build(path)), None
         annotations = cls(path, contents, cache_path)
         if annotations.num_dropped or annotations.num_clipped:
             warnings.warn(annotations._oddities(), stacklevel=2)
@@ -84,7 +90,7 @@ class CocoAnnotations:
 
     def file_name(self, i: int) -> str:
         i = self._indices[i]
-        name = self._letters[self._first_letter[i] : self._first_letter[i + 1]].tobytes().decode()
+        name = self._letters[self._first_letter[i] : self._first_letter[i + 1]].tobytes().decode(errors="replace")
         # Checked when the json was parsed; but a cache may come with somebody's data, and this name will be opened.
         if UNSAFE_NAME.search(name):
             raise AnnotationError(f"{self._cache_path}: {name!r} leaves the image directory. Delete this cache.")
@@ -104,9 +110,9 @@ class CocoAnnotations:
     def _oddities(self) -> str:
         examples = self._contents.meta["examples"]
         return (
-            f"{self.path}: for training, {self.num_dropped} of {len(self.labels)} boxes were dropped (zero or negative "
-            f"size, or outside the image) and {self.num_clipped} that stick out by more than {STICKS_OUT_PX:g} px were "
-            f"clipped, first in {', '.join(examples)}. Evaluation uses the boxes as written."
+            f"{self.path}: for training, {self.num_dropped} of {len(self.labels)} boxes were dropped (no size, or "
+            f"outside the image) and {self.num_clipped} that stick out by more than {STICKS_OUT_PX:g} px were clipped, "
+            f"first in {', '.join(examples)}. Evaluation uses the boxes as written."
         )
 
 
@@ -117,6 +123,7 @@ def _from_memory(cls, path: Path, buffer: bytearray) -> CocoAnnotations:
 def _from_cache(cls, path: Path, cache_path: Path, digest: bytes) -> CocoAnnotations:
     try:
         contents = open_cache(cache_path)
+        _check_contents(contents)
         if contents.stamp.digest == digest:
             return cls(path, contents, cache_path)
     except (OSError, BrokenCache):
@@ -125,6 +132,39 @@ def _from_cache(cls, path: Path, cache_path: Path, digest: bytes) -> CocoAnnotat
     if annotations._contents.stamp.digest != digest:
         raise AnnotationError(f"{path}: has changed since it was loaded, so indices no longer agree. Start again.")
     return annotations
+
+
+def _check_contents(contents: Contents) -> None:
+    """Raises BrokenCache unless `CocoAnnotations` can take what is there: a cache may come with somebody's data.
+
+    Types and shapes only; the numbers are those of whoever wrote the file.
+    """
+    meta, arrays = contents.meta, contents.arrays
+    try:
+        images, boxes = len(arrays["image_ids"]), len(arrays["labels"])
+        expected = {
+            "image_ids": ("<i8", (images,)),
+            **dict.fromkeys(("widths", "heights"), ("<i4", (images,))),
+            **dict.fromkeys(("first", "first_training", "first_letter"), ("<i8", (images + 1,))),
+            "bboxes": ("<f8", (boxes, 4)),
+            "areas": ("<f8", (boxes,)),
+            "iscrowd": ("|b1", (boxes,)),
+            "labels": ("<i8", (boxes,)),
+            "training_boxes": ("<f4", (len(arrays["training_labels"]), 4)),
+            "training_labels": ("<i8", (len(arrays["training_labels"]),)),
+            "trainable": ("<i8", (len(arrays["trainable"]),)),
+            "letters": ("|u1", (len(arrays["letters"]),)),
+        }
+        found = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+        ids, names, examples = meta["category_ids"], meta["class_names"], meta["examples"]
+        counts = (meta["num_dropped"], meta["num_clipped"])
+        right = found == expected and len(ids) == len(names)
+        right &= all(type(number) is int for number in (*ids, *counts))
+        right &= all(type(text) is str for text in (*names, *examples))
+    except (KeyError, TypeError):
+        right = False
+    if not right:
+        raise BrokenCache("does not hold what an annotation cache does")
 
 
 def _build(path: Path) -> bytearray:
@@ -194,8 +234,7 @@ def _normalised(bboxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
     with np.errstate(over="ignore"):
         low, high = bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]
     boxes = np.concatenate([np.clip(low, 0, sizes) / sizes, np.clip(high, 0, sizes) / sizes], 1).astype(np.float32)
-    # Compared in float32: a box that vanishes there would have no logarithm of its size in the loss.
-    usable = (bboxes[:, 2:] > 0).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    usable = (bboxes[:, 2:] > 0).all(1) & (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(1)
     sticks_out = ((low < -STICKS_OUT_PX) | (high > sizes + STICKS_OUT_PX)).any(1)
     return boxes, usable, sticks_out
 

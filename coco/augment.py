@@ -16,19 +16,31 @@ def normalise(images: Tensor, colour: Tensor | None = None, channels_last: bool 
         colour: float32 [B, 3, 6] of `transforms.colour_matrices`; None leaves the colours alone (evaluation).
         channels_last: memory format of the result.
     """
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    if images.device.type != "cpu":
+        return _normalise(images, colour).contiguous(memory_format=memory_format)
+    # One image at a time stays in the cache; the same operations, so the same result.
+    normalised = torch.empty(images.shape, memory_format=memory_format)
+    for i in range(len(images)):
+        one = slice(i, i + 1)
+        normalised[one] = _normalise(images[one], None if colour is None else colour[one])
+    return normalised
+
+
+def _normalise(images: Tensor, colour: Tensor | None) -> Tensor:
     mean, std = _imagenet(images.device)
-    pixels = images.to(torch.float32)
+    pixels = images.to(torch.float32, memory_format=torch.contiguous_format)  # whole planes vectorise
     if colour is None:
-        pixels = (pixels - mean) / std
-    else:
-        matrix = (colour[..., :3] / std.view(3, 1)).view(-1, 3, 3, 1, 1)
-        average = pixels.mean(dim=(2, 3)).unsqueeze(-1)  # [B, 3, 1]
-        shift = (torch.matmul(colour[..., 3:], average).unsqueeze(-1) - mean) / std  # [B, 3, 1, 1]
-        # Plain products rather than a matmul, which TF32 or bf16 settings would round to less than a grey level.
-        pixels = shift + sum(matrix[:, :, channel] * pixels[:, channel : channel + 1] for channel in range(3))
-        # The clamp to [0, 255] as bounds per channel, since normalisation is folded into the matrix.
-        pixels = pixels.clamp(min=-mean / std, max=(255 - mean) / std)
-    return pixels.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return (pixels - mean) / std
+    matrix = (colour[..., :3] / std.view(3, 1)).view(-1, 3, 3, 1, 1)
+    average = pixels.mean(dim=(2, 3)).unsqueeze(-1)  # [B, 3, 1]
+    shift = (torch.matmul(colour[..., 3:], average).unsqueeze(-1) - mean) / std  # [B, 3, 1, 1]
+    # Plain products rather than a matmul, which TF32 or bf16 settings would round to less than a grey level.
+    jittered = torch.addcmul(shift, matrix[:, :, 0], pixels[:, 0:1])
+    jittered.addcmul_(matrix[:, :, 1], pixels[:, 1:2]).addcmul_(matrix[:, :, 2], pixels[:, 2:3])
+    # The clamp to [0, 255] as bounds per channel, since normalisation is folded into the matrix.
+    torch.maximum(jittered, -mean / std, out=jittered)
+    return torch.minimum(jittered, (255 - mean) / std, out=jittered)
 
 
 @functools.cache

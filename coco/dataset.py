@@ -1,46 +1,72 @@
 """One picture -> 300x300 uint8 pixels: decode, crop, resize, flip. Runs in the loader's workers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from coco.annotations import CocoAnnotations
+from coco.decoding import DamagedImageError, ImageError, decode, decode_crop
 from coco.transforms import draw_sample, generator
 
+__all__ = [
+    "EvaluationDataset",
+    "ImageError",
+    "TrainingDataset",
+    "collate_evaluation",
+    "collate_training",
+    "decode",
+]
+
 TRUTHS_MULTIPLE = 8  # ground truths are padded to a multiple of this, so that few shapes reach the device
-
-
-class ImageError(RuntimeError):
-    """A picture that cannot be used; the message names the file."""
+MOST_REPLACEMENTS = 20  # of one sample; with one picture in two damaged all of them are, once in two million samples
 
 
 class TrainingDataset(torch.utils.data.Dataset):
     """Augmented training samples by (epoch, index) key, see `coco.sampler`.
 
     A sample: image uint8 [size, size, 3]; boxes float32 [G, 4] xyxy, normalised; labels int64 [G]; colour float32
-    [3, 6]; image_id. All of it depends on (seed, epoch, index) and the file alone.
+    [3, 6]; image_id; damaged. All of it depends on (seed, epoch, index) and the files alone.
+
+    Where the picture is damaged another one, drawn from all of `annotations.trainable`, takes its place, and `damaged`
+    says so: {file name: what is wrong}. A missing or unreadable file raises ImageError.
     """
 
-    def __init__(self, annotations: CocoAnnotations, directory: Path, seed: int, size: int = 300) -> None:
+    def __init__(
+        self, annotations: CocoAnnotations, directory: Path, seed: int, size: int = 300, decoder: str = "auto"
+    ) -> None:
         self.annotations = annotations
         self.directory = Path(directory)
         self.seed = seed
         self.size = size
+        self.decoder = decoder
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+        damaged: dict[str, str] = {}
+        for index in self._candidates(*key):
+            try:
+                return {**self._sample(generator(self.seed, *key), index), "damaged": damaged}
+            except DamagedImageError as error:
+                damaged[self.annotations.file_name(index)] = str(error)
+        first = next(iter(damaged.values()))
+        raise ImageError(f"{len(damaged)} training images drawn one after the other are damaged; the first: {first}")
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The index, then those that replace it while pictures are damaged."""
+        yield index
+        replacements = generator(self.seed, epoch, index).spawn(1)[0]  # independent of the crop's draws
+        for _ in range(MOST_REPLACEMENTS):
+            yield int(replacements.choice(self.annotations.trainable))
+
+    def _sample(self, rng: np.random.Generator, index: int) -> dict[str, Any]:
         boxes, labels = self.annotations.training_boxes(index)
-        picture = _annotated_picture(self.annotations, self.directory, index)
-        rng = generator(self.seed, epoch, index)
-        sample = draw_sample(rng, *picture.size, boxes, labels)
-        # Cropped first: resize(box=...) would blend in pixels from outside the crop.
-        image = np.asarray(picture.crop(sample.crop).resize((self.size, self.size), Image.Resampling.BILINEAR))
+        size = _annotated_size(self.annotations, index)
+        sample = draw_sample(rng, *size, boxes, labels)
+        path = self.directory / self.annotations.file_name(index)
         return {
-            "image": image[:, ::-1] if sample.flip else image,
+            "image": decode_crop(path, self.size, size, sample.crop, sample.flip, self.decoder),
             "boxes": sample.boxes,
             "labels": sample.labels,
             "colour": sample.colour,
@@ -51,13 +77,15 @@ class TrainingDataset(torch.utils.data.Dataset):
 class EvaluationDataset(torch.utils.data.Dataset):
     """Whole pictures by index: image uint8 [size, size, 3], image_id, and the annotated (width, height).
 
-    Index None is no picture (see `coco.sampler.EvaluationSampler`) and gives None.
+    Index None is no picture (see `coco.sampler.EvaluationSampler`) and gives None. Any picture that cannot be used
+    raises ImageError: the numbers would not be those of the data set.
     """
 
-    def __init__(self, annotations: CocoAnnotations, directory: Path, size: int = 300) -> None:
+    def __init__(self, annotations: CocoAnnotations, directory: Path, size: int = 300, decoder: str = "auto") -> None:
         self.annotations = annotations
         self.directory = Path(directory)
         self.size = size
+        self.decoder = decoder
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -65,38 +93,18 @@ class EvaluationDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int | None) -> dict[str, Any] | None:
         if index is None:
             return None
-        picture = _annotated_picture(self.annotations, self.directory, index)
+        size = _annotated_size(self.annotations, index)
+        path = self.directory / self.annotations.file_name(index)
         return {
-            "image": np.asarray(picture.resize((self.size, self.size), Image.Resampling.BILINEAR)),
+            "image": decode_crop(path, self.size, size, decoder=self.decoder),
             "image_id": int(self.annotations.image_ids[index]),
-            "size": picture.size,
+            "size": size,
         }
-
-
-def decode(path: Path) -> Image.Image:
-    """An RGB picture. Grey, palette, CMYK and 16-bit files are converted; EXIF orientation is ignored, as the published
-    recipe and COCO's own tools do.
-
-    Raises:
-        ImageError: missing, not a picture, cut off, or too large to decode safely.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith("I;16") or picture.mode == "I":
-                # Pillow clips 16-bit grey at 255 when converting; scale it instead.
-                picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-            return picture.convert("RGB")
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image file") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image file that Pillow can read") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be decoded ({error})") from None
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """images uint8 [B, 3, H, W] (channels-last in memory), boxes float32 [B, G, 4], labels int64 [B, G], both 0-padded,
-    colour float32 [B, 3, 6]; image_ids int64 [B] as numpy, which stays on the CPU."""
+    colour float32 [B, 3, 6]; for the host, image_ids int64 [B] as numpy and `damaged` of all samples."""
     most = max(len(sample["labels"]) for sample in samples)
     most = -(-most // TRUTHS_MULTIPLE) * TRUTHS_MULTIPLE
     boxes = torch.zeros(len(samples), most, 4)
@@ -111,6 +119,7 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "labels": labels,
         "colour": torch.from_numpy(np.stack([sample["colour"] for sample in samples])),
         "image_ids": np.array([sample["image_id"] for sample in samples]),
+        "damaged": {name: reason for sample in samples for name, reason in sample["damaged"].items()},
     }
 
 
@@ -124,16 +133,8 @@ def collate_evaluation(samples: Sequence[dict[str, Any] | None]) -> dict[str, An
     }
 
 
-def _annotated_picture(annotations: CocoAnnotations, directory: Path, index: int) -> Image.Image:
-    """The picture, if it has the size that its boxes were drawn for."""
-    picture = decode(directory / annotations.file_name(index))
-    expected = (int(annotations.widths[index]), int(annotations.heights[index]))
-    if picture.size != expected:
-        raise ImageError(
-            f"{directory / annotations.file_name(index)}: {picture.width}x{picture.height} pixels, but {expected[0]}x"
-            f"{expected[1]} in {annotations.path}; its boxes would be wrong. Correct the annotation or the file"
-        )
-    return picture
+def _annotated_size(annotations: CocoAnnotations, index: int) -> tuple[int, int]:
+    return int(annotations.widths[index]), int(annotations.heights[index])
 
 
 def _stack(samples: Sequence[dict[str, Any]]) -> torch.Tensor:

@@ -29,9 +29,10 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Two boxes without area have IoU 0, never NaN. Not differentiable (it works in place).
     """
-    # One plane per coordinate: [..., N, 1] against [..., 1, M], without [..., N, M, 2] temporaries.
+    # One plane per coordinate, [..., N, 1] against [..., 1, M] without [..., N, M, 2] temporaries; those along M lie
+    # contiguous, or nothing would vectorise.
     a_left, a_top, a_right, a_bottom = (plane.unsqueeze(-1) for plane in a.unbind(-1))
-    b_left, b_top, b_right, b_bottom = (plane.unsqueeze(-2) for plane in b.unbind(-1))
+    b_left, b_top, b_right, b_bottom = (plane.unsqueeze(-2) for plane in b.movedim(-1, 0).contiguous())
     width = torch.minimum(a_right, b_right).sub_(torch.maximum(a_left, b_left)).clamp_(min=0)
     height = torch.minimum(a_bottom, b_bottom).sub_(torch.maximum(a_top, b_top)).clamp_(min=0)
     intersection = width.mul_(height)

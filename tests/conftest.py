@@ -51,6 +51,21 @@ def sample(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def random_detector(tmp_path_factory) -> Path:
+    """A checkpoint with the sample's classes whose random weights find many boxes, of several classes, everywhere."""
+    from ssd_module import SSDModule
+
+    torch.manual_seed(0)
+    names, ids = ("disc", "square", "triangle", "cross"), (2, 3, 7, 40)
+    module = SSDModule("resnet18", 4, names, ids)
+    for head in module.model.logit_heads:
+        torch.nn.init.normal_(head.weight, std=0.02)
+    path = tmp_path_factory.mktemp("random") / "random.ckpt"
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def reference_order() -> torch.Tensor:
     """int64 [8732]: for each default box in the recipe's order (shape by shape in a map) its index in ours."""
     order, start = [], 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -25,6 +26,7 @@ from pycocotools.coco import COCO
 from coco import annotation_cache, annotations
 from coco.annotation_cache import open_cache
 from coco.annotations import AnnotationError, CocoAnnotations
+from coco.transforms import draw_sample, generator
 
 ROOT = Path(__file__).resolve().parent.parent
 COCO_CC_MINI = ROOT.parent / "shared" / "data" / "coco_cc_mini" / "annotations"
@@ -216,16 +218,27 @@ def test_degenerate_boxes_are_dropped_and_protruding_ones_clipped_with_one_warni
     boxes = [[0, 0, 0, 5], [5, 5, -3, 4], [250, 0, 10, 10], [0, 0, 1e-7, 1e-7], [-10, -10, 30, 30], [190, 90, 20, 5]]
     content["annotations"] = [{"image_id": 10, "category_id": 3, "bbox": box} for box in boxes]
     with pytest.warns(
-        UserWarning, match="3 of 6 boxes were dropped.* and 2 that stick out.*first in sub/a.jpg"
+        UserWarning, match="4 of 6 boxes were dropped.* and 2 that stick out.*first in sub/a.jpg"
     ) as seen:
         loaded = CocoAnnotations.load(write(path, content))
     assert len(seen) == 1
-    assert (loaded.num_dropped, loaded.num_clipped) == (3, 2)
+    assert (loaded.num_dropped, loaded.num_clipped) == (4, 2)
     got, _ = loaded.training_boxes(0)
-    np.testing.assert_allclose(got, [[0, 0, 5e-10, 1e-9], [0, 0, 0.1, 0.2], [0.95, 0.9, 1, 0.95]], rtol=1e-6)
+    np.testing.assert_allclose(got, [[0, 0, 0.1, 0.2], [0.95, 0.9, 1, 0.95]], rtol=1e-6)
     assert loaded.bboxes.tolist() == boxes, "evaluation must see the boxes as written"
-    with pytest.warns(UserWarning, match="3 of 6"):
+    with pytest.warns(UserWarning, match="4 of 6"):
         CocoAnnotations.load(path)  # a start from the cache warns as well
+
+
+@pytest.mark.parametrize("left", [0, 0.01, 3, 100.003, 199.99])
+def test_every_training_box_keeps_an_area_through_crop_and_flip(path, content, left):
+    boxes = [[left, 30, width, 40] for width in (1e-12, 1e-7, 1e-5, 2.1e-4, 3e-4, 1e-3)]
+    content["annotations"] = [{"image_id": 10, "category_id": 3, "bbox": box} for box in boxes]
+    with pytest.warns(UserWarning, match="of 6 boxes were dropped"):
+        loaded = CocoAnnotations.load(write(path, content))
+    for epoch in range(100):
+        kept = draw_sample(generator(0, epoch, 0), 200, 100, *loaded.training_boxes(0)).boxes
+        assert len(kept) and (kept[:, 2:] > kept[:, :2]).all()
 
 
 def test_boxes_that_stick_out_by_at_most_a_pixel_are_clipped_silently(path, content):
@@ -457,6 +470,11 @@ def test_numbers_beyond_float64_are_refused(path):
     assert "annotations[0] (id 5): bbox is" in error_of(path, json.dumps(CONTENT).replace("20.5", "1e400"))
 
 
+def test_an_integer_of_thousands_of_digits_is_refused_in_plain_words(path):
+    text = json.dumps(CONTENT).replace('"image_id": 10', f'"image_id": {"9" * 5000}', 1)
+    assert error_of(path, text) == "annotations[1]: has an integer of more than 4300 digits. Correct or remove it."
+
+
 @pytest.mark.parametrize("key", ["bbox", "image_id", "category_id"])
 def test_missing_annotation_fields_are_refused(path, content, key):
     del content["annotations"][1][key]
@@ -638,6 +656,56 @@ def test_a_broken_cache_is_rebuilt_with_one_line_saying_so(path, caplog, damage,
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda header: header["arrays"].pop("labels"), "does not hold what an annotation cache does"),
+        (lambda header: header["arrays"]["letters"].__setitem__(1, []), "does not hold what"),
+        (lambda header: header["arrays"]["first"].__setitem__(0, "<f8"), "does not hold what"),
+        (lambda header: header["arrays"]["first"].__setitem__(2, 2**70), "has a wrong header"),
+        (lambda header: header["meta"]["class_names"].__setitem__(0, 7), "does not hold what"),
+        (lambda header: header["meta"].pop("num_dropped"), "does not hold what"),
+    ],
+)
+def test_a_cache_whose_header_was_made_up_is_rebuilt(path, caplog, change, reason):
+    expected = CocoAnnotations.load(path)
+    contents = open_cache(index_of(path))
+    data = bytearray(contents.buffer)
+    size = annotation_cache.PREFIX.unpack_from(data)[2]
+    header = json.loads(data[annotation_cache.PREFIX.size :][:size])
+    change(header)
+    text = (
+        json.dumps(header, separators=(",", ":")).encode().ljust(size)
+    )  # as long as it was, so that the arrays stay in their places
+    fields = list(annotation_cache.PREFIX.unpack_from(data))
+    fields[2], fields[8] = len(text), hashlib.blake2b(text, digest_size=32).digest()
+    start = -(-(annotation_cache.PREFIX.size + size) // 64) * 64
+    data[:start] = (annotation_cache.PREFIX.pack(*fields) + text).ljust(start, b"\0")
+    index_of(path).unlink()
+    index_of(path).write_bytes(data)
+    assert_same(CocoAnnotations.load(path), expected)
+    assert reason in caplog.text
+
+
+def test_a_cache_with_a_deeply_nested_header_is_rebuilt(path, caplog):
+    expected = CocoAnnotations.load(path)
+    prefix, header = annotation_cache.PREFIX, b"[" * 100_000
+    fields = list(prefix.unpack_from(index_of(path).read_bytes()))
+    fields[2], fields[6] = len(header), prefix.size + len(header)
+    fields[8] = hashlib.blake2b(header, digest_size=32).digest()
+    index_of(path).unlink()
+    index_of(path).write_bytes(prefix.pack(*fields) + header)
+    assert_same(CocoAnnotations.load(path), expected)
+    assert "has a wrong header" in caplog.text
+
+
+def test_a_pipe_in_place_of_the_cache_is_not_waited_for(path, caplog):
+    os.mkfifo(index_of(path))
+    assert len(CocoAnnotations.load(path)) == 3
+    assert "is no regular file; building it again" in caplog.text
+    assert index_of(path).is_file()
+
+
 def refuse_to_write_in(folders, monkeypatch, code=errno.EROFS):
     """As a read-only file system does (tests may run as root, whom permissions do not stop)."""
     real = os.open
@@ -719,6 +787,8 @@ def test_a_cache_that_came_with_the_data_cannot_name_a_file_outside(path):
     index.write_bytes(index.read_bytes().replace(b"sub/a.jpg", b"../../a.x"))
     with pytest.raises(AnnotationError, match=r"leaves the image directory\. Delete this cache"):
         CocoAnnotations.load(path).file_name(0)
+    index.write_bytes(index.read_bytes().replace(b"../../a.x", b"sub/\xff.jpg"))
+    assert CocoAnnotations.load(path).file_name(0) == "sub/\ufffd.jpg", "no file; its absence will be reported"
 
 
 # Several processes

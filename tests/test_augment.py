@@ -3,7 +3,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
-from coco.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
+from coco.augment import IMAGENET_MEAN, IMAGENET_STD, _normalise, normalise
 from coco.transforms import colour_matrices, generator
 
 IMAGES = torch.randint(0, 256, (3, 3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -24,6 +24,12 @@ def test_jitter_in_a_batch_equals_each_picture_alone(memory_format):
         jittered = torch.from_numpy(jittered.clip(0, 255).reshape(picture.shape)) / 255
         expected = F.normalize(jittered, list(IMAGENET_MEAN), list(IMAGENET_STD)).float()
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_whole_batch_at_once_as_accelerators_do_it_gives_the_same_bits():
+    colour = torch.from_numpy(np.stack([colour_matrices(generator(0, 0, index)) for index in range(3)]))
+    assert torch.equal(normalise(IMAGES, colour), _normalise(IMAGES, colour))
+    assert torch.equal(normalise(IMAGES), _normalise(IMAGES, None))
 
 
 def test_identity_matrices_leave_the_colours_alone():

@@ -1,11 +1,15 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from coco.annotations import AnnotationError
+from coco.decoding import ImageError
 from datamodule import COCODataModule, DataError, check_same_classes
+from resuming import Position
 
 
 @pytest.fixture
@@ -42,8 +46,8 @@ def test_batches_have_the_documented_shapes(sample):
     assert sum(len(batch["image_ids"]) for batch in batches) == 10
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_any_number_of_workers_gives_the_same_batches(sample, context):
+@pytest.mark.parametrize(("count", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+def test_any_number_of_workers_gives_the_same_batches(sample, count, context):
     def batches(workers):
         data = COCODataModule(str(sample), batch_size=4, num_workers=workers)
         loader = data.train_dataloader()
@@ -52,7 +56,7 @@ def test_any_number_of_workers_gives_the_same_batches(sample, context):
         loader.sampler.set_epoch(3)
         return list(loader)
 
-    for alone, parallel in zip(batches(0), batches(2), strict=True):
+    for alone, parallel in zip(batches(0), batches(count), strict=True):
         for key in ("images", "boxes", "labels", "colour"):
             assert torch.equal(alone[key], parallel[key])
 
@@ -77,7 +81,12 @@ def test_images_without_boxes_are_left_out_of_training_but_evaluated(data):
 def test_without_data_the_error_gives_the_commands_for_the_sample_and_for_coco(tmp_path):
     with pytest.raises(DataError) as error:
         module(tmp_path / "nowhere").check()
-    for part in ("nowhere/annotations/instances_train2017.json", "python -m coco.sample", "train.py --config", "curl"):
+    for part in (
+        "nowhere/annotations/instances_train2017.json",
+        "python -m coco.sample",
+        "train.py --config",
+        "download_dataset.sh",
+    ):
         assert part in str(error.value)
 
 
@@ -132,3 +141,69 @@ def test_a_model_of_other_classes_is_refused_by_id_and_name(sample):
     check_same_classes(["disc", "square", "triangle", "cross"], [2, 3, 7, 40], annotations)
     with pytest.raises(DataError, match="1 disc"):
         check_same_classes(["disc", "square", "triangle", "cross"], [1, 3, 7, 40], annotations)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"damaged_limit": 2}, "--data.damaged_limit 2"), ({"decoder": "turbo"}, "--data.decoder turbo")],
+)
+def test_options_of_the_pictures_are_checked(sample, options, message):
+    with pytest.raises((DataError, ImageError), match=message):
+        module(sample, **options)
+
+
+def test_the_plain_decoder_can_be_forced(sample):
+    data = module(sample, decoder="pillow")
+    assert data.decoder_name.startswith("Pillow")
+    assert data.train_dataloader().dataset.dataset.decoder == data.val_dataloader().dataset.decoder == "pillow"
+
+
+@pytest.mark.parametrize(("version", "device"), [("2.4.1", "mlu"), ("2.5.0", "")])
+def test_batches_are_pinned_for_the_device_that_will_take_them(sample, monkeypatch, version, device):
+    data = module(sample)
+    data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=SimpleNamespace(type="mlu")), world_size=1, global_rank=0
+    )
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    loader = data.train_dataloader()
+    assert loader.pin_memory and loader.pin_memory_device == device
+    data.trainer.strategy.root_device.type = "cpu"
+    assert not data.train_dataloader().pin_memory
+
+
+def epoch_of(datamodule, epoch):
+    loader = datamodule.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def test_damaged_images_are_counted_when_training_reaches_them_and_stay_on_the_host(data):
+    datamodule = module(data, damaged_limit=1.0)
+    index = int(datamodule.train_annotations.trainable[0])
+    name = datamodule.train_annotations.file_name(index)
+    (data / "train2017" / name).write_bytes(b"")
+    loaded = [batch for epoch in range(2) for batch in epoch_of(datamodule, epoch)]
+    assert not datamodule.damaged_images, "loaded is not yet trained on"
+    with pytest.warns(UserWarning, match=f"{name}: not an image file"):
+        trained = [datamodule.on_before_batch_transfer(batch, 0) for batch in loaded]
+    assert not any("damaged" in batch for batch in trained)
+    assert list(datamodule.damaged_images) == [name]
+
+
+def test_a_checkpoint_holds_the_damaged_images_of_all_processes(sample, monkeypatch):
+    fitting = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=2, accumulate_grad_batches=1)
+    first, second = module(sample), module(sample)
+    for data, name in ((first, "a.jpg"), (second, "b.jpg")):
+        data.trainer = fitting
+        saved = {"position": {}, "samples_from": data.samples_from(), "damaged_images": {name: f"{name}: cut off"}}
+        data.load_state_dict(saved)
+    monkeypatch.setattr("datamodule.position", lambda *_: Position())
+
+    def gather(into, own):
+        into[:] = [first.damaged_images, own]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    state = second.state_dict()
+    assert sorted(state["damaged_images"]) == sorted(second.damaged_images) == ["a.jpg", "b.jpg"]

@@ -1,17 +1,14 @@
+import shutil
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from coco.annotations import CocoAnnotations
-from coco.dataset import (
-    EvaluationDataset,
-    ImageError,
-    TrainingDataset,
-    collate_evaluation,
-    collate_training,
-    decode,
-)
+from coco.dataset import EvaluationDataset, ImageError, TrainingDataset, collate_evaluation, collate_training
+from coco.transforms import draw_sample, generator
 
 
 @pytest.fixture
@@ -42,8 +39,7 @@ def test_the_same_key_gives_the_same_sample_and_another_epoch_another(training):
 
 
 def test_crop_resize_and_flip_are_pillows(training):
-    from coco.transforms import draw_sample, generator
-
+    training.decoder = "pillow"
     for index in training.annotations.trainable[:5].tolist():
         picture = Image.open(training.directory / training.annotations.file_name(index)).convert("RGB")
         drawn = draw_sample(generator(0, 0, index), *picture.size, *training.annotations.training_boxes(index))
@@ -54,6 +50,7 @@ def test_crop_resize_and_flip_are_pillows(training):
 
 
 def test_an_evaluation_sample_is_the_whole_picture(evaluation):
+    evaluation.decoder = "pillow"
     sample = evaluation[0]
     picture = Image.open(evaluation.directory / evaluation.annotations.file_name(0))
     assert sample["size"] == picture.size
@@ -80,43 +77,66 @@ def test_no_picture_collates_to_nothing(evaluation):
     assert collate_evaluation([evaluation[0], None])["image_ids"].tolist() == [evaluation.annotations.image_ids[0]]
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "I;16"])
-def test_pictures_of_every_mode_become_rgb(tmp_path, mode):
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    picture = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    path = tmp_path / ("x.tif" if mode in ("CMYK", "I;16") else "x.png")
-    picture.save(path)
-    decoded = np.asarray(decode(path))
-    assert decoded.shape == (16, 16, 3)
-    if mode != "1":
-        assert np.abs(decoded[..., 0].astype(int) - grey).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "not an image"), (b"hello", "not an image"), (None, "no such image")]
-)
-def test_a_file_that_is_no_picture_is_named(tmp_path, content, reason):
-    path = tmp_path / "broken.jpg"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ImageError, match=f"broken.jpg: {reason}"):
-        decode(path)
-
-
-def test_a_picture_cut_off_is_named(tmp_path):
-    path = tmp_path / "cut.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(ImageError, match=r"cut.jpg: cannot be decoded"):
-        decode(path)
-
-
-@pytest.mark.parametrize("which", ["training", "evaluation"])
-def test_a_picture_of_another_size_than_annotated_is_named(request, tmp_path, which):
-    dataset = request.getfixturevalue(which)
-    index = int(dataset.annotations.trainable[0])
+def damage(dataset, tmp_path, index, content=b"text named .jpg"):
+    """A copy of the pictures in which one is damaged; returns its name."""
+    dataset.directory = shutil.copytree(dataset.directory, tmp_path / "pictures")
     name = dataset.annotations.file_name(index)
-    Image.new("RGB", (50, 60)).save(tmp_path / name)
-    dataset.directory = tmp_path
-    with pytest.raises(ImageError, match=f"{name}.*50x60"):
-        dataset[(0, index) if which == "training" else index]
+    (dataset.directory / name).write_bytes(content)
+    return name
+
+
+def test_a_damaged_picture_is_replaced_by_another_always_the_same_and_named(training, tmp_path):
+    bad, good = training.annotations.trainable[:2].tolist()
+    name = damage(training, tmp_path, bad)
+    sample, again, next_epoch = training[0, bad], training[0, bad], training[1, bad]
+    assert list(sample["damaged"]) == [name] and "not an image file" in sample["damaged"][name]
+    assert np.array_equal(sample["image"], again["image"]) and sample["image_id"] == again["image_id"]
+    replacement = training.annotations.image_ids.tolist().index(sample["image_id"])
+    assert replacement in training.annotations.trainable and replacement != bad
+    assert sample["image_id"] != next_epoch["image_id"], "drawn anew for every epoch"
+    assert training[0, good]["damaged"] == {}
+    batch = collate_training([training[0, good], sample])
+    assert batch["damaged"] == sample["damaged"]
+
+
+def test_a_picture_of_another_size_than_annotated_counts_as_damaged(training, tmp_path):
+    index = int(training.annotations.trainable[0])
+    content = BytesIO()
+    Image.new("RGB", (50, 60)).save(content, "jpeg")
+    name = damage(training, tmp_path, index, content.getvalue())
+    assert "50x60 pixels, but" in training[0, index]["damaged"][name]
+
+
+def test_a_missing_picture_is_no_damage_but_an_error(training, tmp_path):
+    index = int(training.annotations.trainable[0])
+    name = training.annotations.file_name(index)
+    training.directory = tmp_path
+    with pytest.raises(ImageError, match=f"{name}: no such image file"):
+        training[0, index]
+
+
+def test_where_everything_is_damaged_training_stops_naming_a_file(training, tmp_path):
+    for index in range(len(training.annotations)):
+        (tmp_path / training.annotations.file_name(index)).write_bytes(b"<html>")
+    training.directory = tmp_path
+    with pytest.raises(ImageError, match=r"images drawn one after the other are damaged; the first: .*\.jpg"):
+        training[0, int(training.annotations.trainable[0])]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_stops_at_a_damaged_picture_with_its_name_and_no_traceback(evaluation, tmp_path, workers):
+    name = damage(evaluation, tmp_path, 3)
+    loader = torch.utils.data.DataLoader(evaluation, num_workers=workers, collate_fn=collate_evaluation)
+    with pytest.raises(ImageError, match=f"{name}: not an image file") as error:
+        list(loader)
+    assert "Traceback" not in str(error.value)
+
+
+def test_decoders_give_the_same_sample_but_for_rounding(training):
+    index = int(training.annotations.trainable[0])
+    fast = training[0, index]
+    training.decoder = "pillow"
+    plain = training[0, index]
+    difference = np.abs(fast.pop("image").astype(int) - plain.pop("image"))
+    assert difference.max() <= 1 and difference.mean() <= 0.1
+    assert all(np.array_equal(fast[key], plain[key]) for key in plain)

@@ -1,8 +1,9 @@
+import pytest
 import torch
 
 from ssd.boxes import box_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 from ssd.default_boxes import ssd300_default_boxes
-from ssd.matching import match
+from ssd.matching import best_iou, match, match_in_fixed_shapes
 
 DEFAULTS = torch.tensor(
     [[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.25, 0.75, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]
@@ -46,6 +47,20 @@ def test_a_batch_equals_a_plain_loop_over_its_images():
     assert matched_labels[3].sum() == 0
 
 
+def test_the_form_for_accelerators_gives_the_same_bits():
+    generator = torch.Generator().manual_seed(1)
+    default_boxes = ssd300_default_boxes()
+    boxes = random_boxes(4 * 8, generator).view(4, 8, 4).clamp(max=1)
+    boxes[0, 1] = boxes[0, 0]  # two of the same
+    boxes[1, 2] = torch.tensor([0.5, 0.5, 0.501, 0.501])  # inside several default boxes of one shape
+    labels = torch.randint(1, 81, (4, 8), generator=generator)
+    labels[2, ::2], labels[3] = 0, 0  # padding in between; no ground truth at all
+    for count in (8, 1, 0):
+        on_cpu = match(boxes[:, :count], labels[:, :count], default_boxes)
+        fixed = match_in_fixed_shapes(boxes[:, :count], labels[:, :count], cxcywh_to_xyxy(default_boxes), 0.5)
+        assert all(torch.equal(a, b) for a, b in zip(on_cpu, fixed, strict=True))
+
+
 def test_every_ground_truth_gets_a_default_box_however_small_their_iou():
     tiny = torch.tensor([[[0.70, 0.70, 0.71, 0.71]]])
     _, labels = match(tiny, torch.tensor([[7]]), DEFAULTS)
@@ -80,3 +95,24 @@ def test_an_image_without_ground_truths_is_all_background():
 def random_boxes(count: int, generator: torch.Generator) -> torch.Tensor:
     low, high = torch.rand(2, count, 2, generator=generator).sort(dim=0).values
     return torch.cat((low, high + 0.05), dim=1)
+
+
+def test_the_best_iou_of_a_box_is_the_highest_with_any_default_box():
+    generator = torch.Generator().manual_seed(1)
+    defaults = ssd300_default_boxes()
+    small = torch.rand(300, 2, generator=generator) * 0.9
+    boxes = torch.cat(
+        (
+            random_boxes(300, generator).clamp(max=1),
+            torch.cat((small, small + 0.1 * torch.rand(300, 2, generator=generator)), dim=1),
+            torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.001, 1.0], [0.5, 0.5, 0.5, 0.5]]),
+        )
+    )
+    expected = box_iou(boxes, cxcywh_to_xyxy(defaults)).amax(dim=1)
+    torch.testing.assert_close(best_iou(boxes, defaults), expected, rtol=1e-5, atol=1e-6)
+    assert best_iou(boxes[:0], defaults).shape == (0,)
+
+
+def test_default_boxes_that_are_no_grid_are_refused():
+    with pytest.raises(ValueError, match="are no grid of rows and columns"):
+        best_iou(torch.zeros(1, 4), DEFAULTS[:3])

@@ -22,6 +22,8 @@ from tests.standin.run import compile_standin, needs_standin, standin_env
 CASES = Path(__file__).parent / "mlu_on_standin"
 # Lightning asks every step whether rank 0 got a SIGTERM: it sends a number, broadcasts it and reads it.
 SIGTERM = [f"{way} int64 [1] pytorch_lightning/loops/training_epoch_loop.py" for way in ("h2d", "d2h")]
+# And every step the ranks agree whether one of them was told to stop, or to save.
+AGREEMENT = [f"{way} int32 [] last_checkpoint.py" for way in ("h2d", "d2h")]
 WITHOUT_VALIDATION = ("--trainer.limit_val_batches", "0")
 
 
@@ -54,9 +56,9 @@ def test_two_mlus_train_one_model(two):
 
 
 @needs_standin
-def test_a_training_step_on_two_mlus_moves_the_batch_and_lightnings_word_on_sigterm(two):
+def test_a_training_step_on_two_mlus_moves_the_batch_and_words_on_signals(two):
     for rank in ranks(two, 2):
-        assert rank["steps"][2] == [*BATCH, *SIGTERM]
+        assert rank["steps"][2] == [*BATCH, *AGREEMENT, *SIGTERM]
 
 
 @needs_standin

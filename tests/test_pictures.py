@@ -60,3 +60,22 @@ def test_names_of_boxes_at_one_place_do_not_cover_one_another():
 
 def test_classes_have_distinct_colours():
     assert len({class_colour(label, 80) for label in range(1, 81)}) == 80
+
+
+def test_in_a_tiny_picture_texts_do_not_bury_the_boxes():
+    picture = Image.new("RGB", (64, 48), (128, 128, 128))
+    boxes = [(x, y, x + 10, y + 10) for y in (2, 18, 34) for x in (2, 16, 30, 44)]
+    labels = np.array([2] + [1] * 11)
+    drawn = np.asarray(draw_detections(picture, np.array(boxes), labels, np.linspace(0.9, 0.5, 12), ("cat", "dog")))
+    assert (drawn == class_colour(2, 2)).all(axis=2)[:, 15:].sum() > 150, "the best score keeps its text"
+    assert (drawn == 128).all(axis=2).mean() > 0.3, "most of the picture stays visible"
+    outlines = [drawn[y : y + 11, x : x + 11] == class_colour(1, 2) for x, y, *_ in boxes[1:]]
+    assert sum(outline.all(axis=2).any() for outline in outlines) >= 8, "and so do boxes"
+
+
+def test_boxes_without_scores_are_named_alone():
+    picture = Image.new("RGB", (200, 200), (128, 128, 128))
+    box, label = np.array([[50, 60, 150, 160]]), np.array([1])
+    named, scored = (draw_detections(picture, box, label, scores, NAMES) for scores in (None, np.array([0.9])))
+    widths = [(np.asarray(drawn)[50] == class_colour(1, 2)).all(axis=1).sum() for drawn in (named, scored)]
+    assert 0 < widths[0] < widths[1], "the text above the box"

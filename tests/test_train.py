@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -214,6 +216,42 @@ def test_a_loss_that_is_not_finite_stops_with_step_parts_and_images(sample, tmp_
     for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in state.values() if value.is_floating_point()), path
+
+
+def break_pictures(sample, tmp_path, count):
+    """A copy of the sample data set whose first trained-on pictures are broken, each in another way; their names."""
+    data = shutil.copytree(sample, tmp_path / "data")
+    annotations = COCODataModule(str(data)).train_annotations
+    names = [annotations.file_name(int(index)) for index in annotations.trainable[:count]]
+    for number, name in enumerate(names):
+        path = data / "train2017" / name
+        path.write_bytes((b"", b"text named .jpg", path.read_bytes()[:2000], b"\xff\xd8\xff")[number % 4])
+    return data, names
+
+
+def test_damaged_pictures_are_named_replaced_and_counted_across_a_resume(sample, tmp_path):
+    data, names = break_pictures(sample, tmp_path, 3)
+    flags = ["--data.damaged_limit", "0.2", "--trainer.limit_val_batches", "0"]
+    with pytest.warns(UserWarning, match="Training uses another image in its place"):
+        first = train(arguments(data, tmp_path / "run", "--max_epochs", "1", *flags))
+    found = first.datamodule.damaged_images
+    assert first.global_step == 5 and set() < set(found) <= set(names)
+    os.environ.pop("SSD_RUN_DIR")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed = train(arguments(data, tmp_path / "run", "--max_epochs", "2", "--ckpt_path", "last", *flags))
+    reported = [str(warning.message) for warning in caught if "in its place" in str(warning.message)]
+    assert not [message for message in reported if any(name in message for name in found)], "each is reported once"
+    assert list(resumed.datamodule.damaged_images)[: len(found)] == list(found)
+
+
+def test_more_damaged_pictures_than_the_limit_stop_training_with_one_message(sample, tmp_path):
+    data, names = break_pictures(sample, tmp_path, 3)
+    done = run_script("train.py", *arguments(data, tmp_path / "run", "--max_epochs", "2", "--num_workers", "1"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "training images are damaged, more than --data.damaged_limit 0.01 allows" in done.stderr
+    assert any(name in done.stderr.split("allows:")[1] for name in names)
 
 
 def test_requirements_are_those_of_pyproject():

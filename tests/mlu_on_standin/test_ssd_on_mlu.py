@@ -91,8 +91,10 @@ def test_a_training_step_that_logs_reads_the_scalars_and_lightning_sends_the_lea
     assert steps[1] == [
         *BATCH,
         *["h2d float32 [] pytorch_lightning/callbacks/lr_monitor.py"] * 2,
+        # the gradients' norm is logged for the first time: a value and a count, which it moves twice
+        *[f"h2d float32 [] {LOGGER}/result.py", f"h2d int64 [] {LOGGER}/result.py"] * 2,
         "d2h float32 [2] callbacks.py",
-        *[f"d2h float32 [] {LOGGER}/logger_connector.py"] * 3,
+        *[f"d2h float32 [] {LOGGER}/logger_connector.py"] * 4,
     ]
 
 

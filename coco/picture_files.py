@@ -1,0 +1,59 @@
+"""The picture files that an annotation file names: which are missing, which cannot be used, which are equal."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from coco.annotations import CocoAnnotations
+from coco.dataset import ImageError, decode
+
+
+def missing_pictures(annotations: CocoAnnotations, directory: Path) -> list[str]:
+    """The file names of the annotations that are not in the image directory."""
+    # One listing per directory instead of a stat per file: 118,000 stats take minutes on network disks.
+    names = [annotations.file_name(i) for i in range(len(annotations))]
+    present = {
+        parent: set(os.listdir(directory / parent)) if os.path.isdir(directory / parent) else set()
+        for parent in {os.path.dirname(name) for name in names}
+    }
+    return [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+
+
+def open_pictures(
+    annotations: CocoAnnotations, directory: Path, progress: Callable[[int, int], None], threads: int | None = None
+) -> tuple[list[str], dict[bytes, list[str]]]:
+    """Decodes every picture.
+
+    Args:
+        progress: called with the number of pictures done and of all.
+
+    Returns:
+        One line for each picture that is missing, cannot be decoded or has not the annotated size; and the paths of
+        the good ones by the hash of the file's content.
+    """
+    faults, by_content = [], {}
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        looks = pool.map(lambda i: _look_at(annotations, directory, i), range(len(annotations)))
+        for i, (fault, digest) in enumerate(looks):
+            if fault:
+                faults.append(fault)
+            else:
+                by_content.setdefault(digest, []).append(str(directory / annotations.file_name(i)))
+            progress(i + 1, len(annotations))
+    return faults, by_content
+
+
+def _look_at(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[str | None, bytes]:
+    """What is wrong with picture i, and the hash of its file."""
+    path = directory / annotations.file_name(i)
+    annotated = (int(annotations.widths[i]), int(annotations.heights[i]))
+    try:
+        size = decode(path).size
+    except ImageError as error:
+        return str(error), b""
+    if size != annotated:
+        return f"{path}: {size[0]}x{size[1]} pixels, but {annotated[0]}x{annotated[1]} in the annotations", b""
+    with open(path, "rb") as file:
+        return None, hashlib.blake2b(file.read(), digest_size=16).digest()

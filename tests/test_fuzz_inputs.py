@@ -1,0 +1,87 @@
+"""The input fuzz: a small part of `python -m tests.faults.fuzz_inputs`, and that it notices what it looks for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.faults import fuzz_inputs
+from tests.faults.fuzz_inputs import FAMILIES, main
+from tests.faults.inputs import InputCase
+
+
+def test_damaged_inputs_are_taken_or_refused_in_our_words(tmp_path):
+    # In a process of its own: it forks, which does not mix with the threads of other tests.
+    command = [sys.executable, "-m", "tests.faults.fuzz_inputs", "--cases", "400", "--json", str(tmp_path / "out.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    outcomes = json.loads((tmp_path / "out.json").read_text())
+    assert [outcome["case"] for outcome in outcomes] == list(range(400))
+    for family in FAMILIES:
+        verdicts = {outcome["verdict"] for outcome in outcomes if outcome["family"] == family}
+        assert "accepted" in verdicts, "damage that does no harm is taken"
+        assert "rejected" in verdicts or family == "cache", "a cache is built again, not refused"
+    kinds = {outcome["kind"] for outcome in outcomes if outcome["verdict"] == "rejected"}
+    assert len(kinds) > 12 and not [kind for kind in kinds if kind.startswith("other")]
+
+
+def raise_key_error(case):
+    return {}["x"]
+
+
+def read_outside(case):
+    (case.directory.parent.parent / "outside.jpg").read_bytes()
+
+
+def run_a_program(case):
+    subprocess.run(["true"], check=True)
+
+
+def take_memory(case):
+    bytearray(4 * 2**30)
+
+
+def hang(case):
+    time.sleep(60)
+
+
+def crash(case):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def name_no_file(case):
+    raise case.own_errors[0]("something is wrong")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (raise_key_error, "KeyError: 'x'"),
+        (read_outside, "opened or started"),
+        (run_a_program, "opened or started"),
+        (take_memory, "MemoryError"),
+        (hang, "no end after 1 s"),
+        (crash, "the process died (exit code -9)"),
+        (name_no_file, "does not name the file"),
+    ],
+)
+def test_the_fuzz_reports_a_case_that_goes_wrong_and_goes_on_with_the_next(tmp_path, monkeypatch, wrong, kind):
+    monkeypatch.setattr(fuzz_inputs, "TIME_LIMIT", 1.0)
+
+    class Wrong(InputCase):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.use = partial(wrong, self)
+
+    monkeypatch.setattr(fuzz_inputs, "InputCase", Wrong)
+    assert main(["--cases", "2", "--json", str(tmp_path / "out.json")]) == 1
+    outcomes = json.loads((tmp_path / "out.json").read_text())
+    assert [outcome["verdict"] for outcome in outcomes] == ["failed", "failed"]
+    assert all(kind in outcome["kind"] for outcome in outcomes)
