@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.conftest import PROJECT
 
+_started: list["Process"] = []
 TIMEOUT = 300.0  # seconds; nothing here takes a tenth of it on an idle core
 
 
@@ -53,6 +54,7 @@ class Process:
                     start_new_session=True,
                 )
         self.pid = self._process.pid
+        _started.append(self)
 
     @property
     def code(self) -> int | None:
@@ -121,6 +123,12 @@ class Process:
     @property
     def traceback(self) -> bool:
         return "Traceback (most recent call last)" in self.err.read_text()
+
+
+def end_all() -> None:
+    """Kills what still runs of all that was started here."""
+    for process in _started:
+        process.kill_all()
 
 
 def warm_up() -> None:
