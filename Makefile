@@ -13,7 +13,7 @@ DEMO_MLU_RUN := runs/demo_mlu
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-mlu test test-slow test-oldest lint format bench clean
+.PHONY: help install demo demo-mlu test test-slow test-faults test-oldest lint format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,10 @@ test: install lint ## lint and tests, without the slow ones
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs; nothing may be lost (10 to 30 minutes)
+	$(BIN)/python -m tests.faults.run
+	$(BIN)/python -m tests.faults.fuzz_inputs --cases 10000
 
 test-oldest: $(OLDEST)/.installed ## the tests with the oldest supported versions (Python 3.10 or 3.11; installs 5 GB)
 	$(OLDEST)/bin/python -m pytest

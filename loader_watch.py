@@ -95,7 +95,7 @@ class LoaderWatch(pl.Callback):
 
 def loader_error(error: RuntimeError) -> LoaderError | None:
     """torch's error for a dead worker, said in a way that helps; None if it is another error."""
-    found = re.search(r"DataLoader worker \(pid[^)]*\) (.*)", str(error))
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? [^)]*\) (.*)", str(error))
     if found is None:
         return None
     return LoaderError(

@@ -1,15 +1,19 @@
 """The fault suite at a small size: `make test-faults` runs all of it."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.faults import deaths, kills, stops
 from tests.faults.lab import Lab
+from tests.faults.processes import end_all
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Lab:
+def lab(tmp_path_factory) -> Iterator[Lab]:
     """Runs of five steps and a validation, one of them undisturbed."""
-    return Lab(tmp_path_factory.mktemp("faults"), epochs=1)
+    yield Lab(tmp_path_factory.mktemp("faults"), epochs=1)
+    end_all()
 
 
 def assert_survived(outcome):

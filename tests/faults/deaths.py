@@ -44,8 +44,9 @@ def killed_rank(lab: Lab, rank: int, compare: bool = True) -> Outcome:
     outcome = Outcome(f"kill -9 of rank {rank} of 2")
     run_dir = lab.new_run(f"rank{rank}")
     if compare:
+        undisturbed = lab.undisturbed_pair
         process = lab.start(run_dir, "--devices", "2", fork=False)
-        lab.wait_after_first_save(process, run_dir, lab.undisturbed_pair)
+        lab.wait_after_first_save(process, run_dir, undisturbed)
     else:
         process = lab.start(run_dir, "--devices", "2", "--max_epochs", "99", fork=False)
         process.wait_until(last(run_dir).exists)
@@ -62,16 +63,16 @@ def killed_rank(lab: Lab, rank: int, compare: bool = True) -> Outcome:
     outcome.failures += broken(run_dir)
     outcome.survived += not outcome.failures
     if compare:
-        lab.finish(run_dir, outcome, lab.undisturbed_pair, more=("--devices", "2"), fork=False)
+        lab.finish(run_dir, outcome, undisturbed, more=("--devices", "2"), fork=False)
     return outcome
 
 
 def stopped_pair(lab: Lab) -> Outcome:
     """SIGTERM to the first of two processes only."""
     outcome = Outcome("SIGTERM to the first of 2 ranks", injected=1)
-    run_dir = lab.new_run("pair")
+    run_dir, undisturbed = lab.new_run("pair"), lab.undisturbed_pair
     process = lab.start(run_dir, "--devices", "2", fork=False)
-    lab.wait_after_first_save(process, run_dir, lab.undisturbed_pair)
+    lab.wait_after_first_save(process, run_dir, undisturbed)
     process.signal(signal.SIGTERM)
     seconds = process.seconds_until_alone(2 * BOUND)
     if outcome.check(seconds is not None, f"processes left after {2 * BOUND:g} s: {process.last_words()}"):
@@ -80,5 +81,5 @@ def stopped_pair(lab: Lab) -> Outcome:
         outcome.seen.append(f"both stop within {seconds:.1f} s, exit code {process.code}")
     outcome.failures += broken(run_dir)
     outcome.survived += not outcome.failures
-    lab.finish(run_dir, outcome, lab.undisturbed_pair, more=("--devices", "2"), fork=False)
+    lab.finish(run_dir, outcome, undisturbed, more=("--devices", "2"), fork=False)
     return outcome

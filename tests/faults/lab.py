@@ -83,6 +83,7 @@ class Lab:
         write_sample(self.data, train_images=12, val_images=4)
         self._runs = 0
         warm_up()
+        self.undisturbed = self._undisturbed("undisturbed")
 
     def new_run(self, name: str) -> Path:
         """A run directory that is not there yet."""
@@ -106,12 +107,8 @@ class Lab:
         ]
 
     @cached_property
-    def undisturbed(self) -> Undisturbed:
-        return self._undisturbed("undisturbed")
-
-    @cached_property
     def undisturbed_pair(self) -> Undisturbed:
-        """The same by two processes."""
+        """Of two processes."""
         return self._undisturbed("undisturbed_pair", "--devices", "2", fork=False)
 
     def wait_after_first_save(self, process: Process, run_dir: Path, undisturbed: Undisturbed | None = None) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.conftest import PROJECT
 
+_started: list["Process"] = []
 TIMEOUT = 300.0  # seconds; nothing here takes a tenth of it on an idle core
 
 
@@ -40,7 +41,9 @@ class Process:
         environment = {"OMP_NUM_THREADS": "1", **(environment or {})}
         self.started = time.monotonic()
         if fork:
-            self._process = _forkserver().Process(target=_train, args=(arguments, self.out, self.err, environment))
+            self._process = _forkserver().Process(
+                target=_train, args=(arguments, self.out, self.err, environment, multiprocessing.get_start_method())
+            )
             self._process.start()
         else:
             inherited = {name: value for name, value in os.environ.items() if name != "SSD_RUN_DIR"}
@@ -51,6 +54,7 @@ class Process:
                     start_new_session=True,
                 )
         self.pid = self._process.pid
+        _started.append(self)
 
     @property
     def code(self) -> int | None:
@@ -121,6 +125,12 @@ class Process:
         return "Traceback (most recent call last)" in self.err.read_text()
 
 
+def end_all() -> None:
+    """Kills what still runs of all that was started here."""
+    for process in _started:
+        process.kill_all()
+
+
 def warm_up() -> None:
     """Returns when the process that all others are forked from has imported everything."""
     process = _forkserver().Process()
@@ -135,8 +145,9 @@ def _forkserver() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[str, str]) -> None:
+def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[str, str], start_method: str) -> None:
     os.setsid()
+    multiprocessing.set_start_method(start_method, force=True)  # of data workers; here it would be forkserver
     for path, descriptor in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
