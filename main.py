@@ -20,10 +20,11 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from checkpoints import CheckpointError
-from cli import FitCLI, device_flags, run
+from cli import device_flags, run
 from dllogger import DLLogger
 from evaluate import evaluate
 from export import save_reference_checkpoint
+from fit_cli import FitCLI
 from published import evaluate_arguments, parameters, parse, train_arguments
 from ssd_module import load_module
 from train import print_results, train

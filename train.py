@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from cli import FitCLI, run
+from cli import run
+from fit_cli import FitCLI
 from last_checkpoint import LastCheckpoint, Preempted
 from loader_watch import loader_error
 from report import metrics_table

@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from checkpoints import CheckpointError
-from cli import FitCLI, long_flags
+from cli import long_flags
+from fit_cli import FitCLI
 
 
 @pytest.fixture(autouse=True)
