@@ -128,8 +128,8 @@ def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
     losses = LossMonitor()
     return [
         losses,
+        GradientNorm(),  # before the next, which drops gradients
         *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
-        GradientNorm(),
         Throughput(),
         EpochTime(),
         *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
