@@ -107,7 +107,11 @@ class DLLogger(Logger):
 
 
 class EpochTime(pl.Callback):
-    """Logs the seconds that an epoch's training took, `train/epoch_seconds`, without its validation."""
+    """Logs the seconds that an epoch's training took, `train/epoch_seconds`, without its validation; of an epoch that
+    was resumed, those since then."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = self._end = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = self._end = time.perf_counter()
