@@ -50,7 +50,7 @@ test: install lint ## lint and tests, without the slow ones
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs; nothing may be lost (10 to 30 minutes)
+test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs: nothing may be lost
 	$(BIN)/python -m tests.faults.run
 	$(BIN)/python -m tests.faults.fuzz_inputs --cases 10000
 

@@ -157,7 +157,7 @@ def _claim_run_dir(run_dir: Path | None, resumes: bool) -> Path:
     if run_dir is None:
         numbers = [int(path.name) for path in Path("runs").glob("[0-9]*") if path.name.isdigit()]
         run_dir = Path("runs") / f"{max(numbers, default=0) + 1:04d}"
-    elif not resumes and (run_dir / "checkpoints").is_dir() and any((run_dir / "checkpoints").iterdir()):
+    elif not resumes and any((run_dir / "checkpoints").glob("*.ckpt")):  # not what a kill left unfinished
         raise CheckpointError(
             f"--run_dir {run_dir} already holds checkpoints. Resume it with --ckpt_path last, or name another one"
         )

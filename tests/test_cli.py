@@ -63,6 +63,12 @@ def test_a_used_run_directory_is_not_overwritten(cli, tmp_path):
         cli()
 
 
+def test_auto_starts_fresh_where_a_kill_left_nothing_but_an_unfinished_checkpoint(cli, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".last.ckpt.123.unfinished").write_bytes(b"half")
+    assert cli("--ckpt_path", "auto").ckpt_path is None
+
+
 def test_a_strategy_and_plugins_may_be_objects_of_the_config(cli, tmp_path):
     (tmp_path / "ddp.yaml").write_text(
         "trainer:\n"

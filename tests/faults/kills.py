@@ -77,7 +77,7 @@ def _wait_for(moment: str, lab: Lab, process: Process, run_dir: Path, configs: i
     """Returns at the moment of the kill; `configs`: how many there were before this process."""
     normal = lab.undisturbed
     if moment == ANYWHERE:
-        process.wait_until(look, lab.random.uniform(0, 0.5 * normal.total))
+        process.wait_until(look, lab.random.uniform(0, normal.total / 4))
         return
     process.wait_until(lambda: look() or _configs(run_dir) > configs)
     there = (run_dir / IN_VALIDATION).exists if moment == VALIDATING else lambda: bool(unfinished(run_dir))
