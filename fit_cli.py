@@ -41,10 +41,12 @@ class FitCLI(ScriptCLI):
         args: Sequence[str] | None = None,
         callbacks: Sequence[pl.Callback] = (),
         loggers: Sequence[Logger] = (),
+        command: Sequence[str] = (),
     ) -> None:
         self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
-        self.args = list(sys.argv[1:] if args is None else args)
-        super().__init__(SSDModule, long_flags(self.args))
+        args = sys.argv[1:] if args is None else args
+        self.command = command or ("python", "train.py", *args)
+        super().__init__(SSDModule, long_flags(args))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
@@ -119,8 +121,8 @@ class FitCLI(ScriptCLI):
     @property
     def resume_command(self) -> str:
         """What goes on with this run, from the same directory; begins it anew where nothing was saved yet."""
-        kept = without_flags(self.args, ("run_dir", "ckpt_path"))
-        return shlex.join(["python", "train.py", *kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
+        kept = without_flags(self.command, ("run_dir", "ckpt_path", "checkpoint"))
+        return shlex.join([*kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
 
 
 def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
