@@ -72,6 +72,8 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # after the last batch of an epoch, on_validation_start or on_train_epoch_end saves
+        if self._validates_next(trainer, batch_idx):
+            return  # on_validation_start saves; from here Lightning would go on without the validation
         asked = self._agreed(trainer, self._wish() or (SAVE if self._is_due(trainer) else NOTHING))
         if asked:
             self._save(trainer)
@@ -114,6 +116,15 @@ class LastCheckpoint(Checkpoint):
 
     def _is_fitting(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn == "fit"
+
+    def _validates_next(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether Lightning validates after this batch, in the middle of an epoch."""
+        every_epochs, every_batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+        if not trainer.enable_validation or not isinstance(every_batches, int):
+            return False
+        if every_epochs is None:
+            return (trainer.fit_loop.total_batch_idx + 1) % every_batches == 0
+        return (trainer.current_epoch + 1) % every_epochs == 0 and (batch_idx + 1) % every_batches == 0
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

@@ -1,6 +1,9 @@
 """Shared fixtures: the golden figures of the published recipe, and real data where they lie beside the project."""
 
+import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,12 @@ def random_detector(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def data(sample, tmp_path):
+    """A copy of the sample data set that a test may damage."""
+    return shutil.copytree(sample, tmp_path / "data")
+
+
 @pytest.fixture(scope="session")
 def reference_order() -> torch.Tensor:
     """int64 [8732]: for each default box in the recipe's order (shape by shape in a map) its index in ours."""
@@ -73,3 +82,10 @@ def reference_order() -> torch.Tensor:
         order.append(torch.arange(start, start + size * size * shapes).view(size * size, shapes).t().flatten())
         start += size * size * shapes
     return torch.cat(order)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    """Lets `change` alter the content of a json file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

@@ -5,23 +5,11 @@ import json
 import shutil
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from coco import check
 from datamodule import COCODataModule
-
-
-@pytest.fixture
-def data(sample, tmp_path):
-    """A copy of the sample data set that a test may damage."""
-    return shutil.copytree(sample, tmp_path / "data")
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+from tests.conftest import edit
 
 
 def run(data, tmp_path, *flags):

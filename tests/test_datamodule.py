@@ -1,5 +1,3 @@
-import json
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,18 +8,7 @@ from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from datamodule import COCODataModule, DataError, check_same_classes
 from resuming import Position
-
-
-@pytest.fixture
-def data(sample, tmp_path):
-    """A copy of the sample data set that a test may damage."""
-    return shutil.copytree(sample, tmp_path / "data")
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+from tests.conftest import edit
 
 
 def module(root, **options):

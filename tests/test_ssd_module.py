@@ -148,6 +148,7 @@ def test_resuming_with_other_classes_is_refused_with_both():
 
 
 def test_the_module_optimised_for_inference_gives_the_same_detections():
+    torch.manual_seed(0)  # rounding can tip a suppression whose overlap is just at the threshold
     plain = module(score_threshold=0.2).eval()
     sizes = np.array([[640, 480], [100, 50]])
     images = {"images": batch()["images"], "sizes": sizes}

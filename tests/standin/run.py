@@ -25,6 +25,7 @@ import torch
 STANDIN = Path(__file__).resolve().parent
 # The sources need c10::DeviceAllocator::getMemoryInfo of torch 2.10. From there on, not to compile is to fail.
 OLDEST_TORCH = (2, 10)
+SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # left behind by seed_everything in an earlier test
 VISIBILITY = ("CN_VISIBLE_DEVICES", "MLU_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
@@ -36,7 +37,7 @@ def standin_env(devices: int = 2, **env: object) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in VISIBILITY and (not name.startswith("STANDIN_MLU_") or name == "STANDIN_MLU_CACHE")
+        if name not in (*VISIBILITY, *SEEDS) and (not name.startswith("STANDIN_MLU_") or name == "STANDIN_MLU_CACHE")
     }
     path = os.pathsep.join([str(STANDIN), *filter(None, [os.environ.get("PYTHONPATH")])])
     wanted = kept | {"PYTHONPATH": path, "STANDIN_MLU_DEVICES": devices} | env
