@@ -1,49 +1,27 @@
-"""The command line that the scripts share: Lightning's CLI, short flags for the common options, run directories.
+"""The command line that the scripts share: Lightning's CLI, short flags for the common options, errors and exit codes.
 
 Both habits work in any mixture, the later winning: `--trainer.accelerator cuda --config F` and `--accelerator cuda`.
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed import is_torchelastic_launched
 
 from accelerators import resolve_trainer_flags
-from callbacks import (
-    ClassPrecision,
-    GradientNorm,
-    LossMonitor,
-    NonFiniteLossError,
-    RandomStates,
-    SkipNonFiniteSteps,
-    Throughput,
-)
-from checkpoint_io import DurableCheckpointIO, remove_unfinished
-from checkpoints import CheckpointError, resume_path
+from callbacks import NonFiniteLossError
+from checkpoints import CheckpointError
 from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
-from dllogger import EpochTime
-from finetune import check_backbone
-from last_checkpoint import LastCheckpoint, Preempted
-from loader_watch import LoaderError, LoaderWatch
-from pictures import DetectionPictures, TensorBoardPictures
+from last_checkpoint import Preempted
+from loader_watch import LoaderError
 from pretrained import PretrainedWeightsError
-from run_record import write_run_record
-from ssd.model import FEATURE_CHANNELS
-from ssd_module import SSDModule, load_module
 
 SHORT_FLAGS = {
     **{
@@ -68,7 +46,7 @@ USER_ERRORS = (
 )
 
 
-class _ScriptCLI(LightningCLI):
+class ScriptCLI(LightningCLI):
     """Lightning's CLI, which parses and builds, but neither runs nor chooses an optimiser."""
 
     def __init__(self, model: Any, args: Sequence[str]) -> None:
@@ -86,149 +64,6 @@ class _ScriptCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's, which warns whenever arguments are given by the caller."""
         self.config = parser.parse_args(args)
-
-
-class FitCLI(_ScriptCLI):
-    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from.
-
-    `callbacks` and `loggers` come beside those of the configuration and the standard ones.
-    """
-
-    def __init__(
-        self,
-        args: Sequence[str] | None = None,
-        callbacks: Sequence[pl.Callback] = (),
-        loggers: Sequence[Logger] = (),
-    ) -> None:
-        self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
-        self.args = list(sys.argv[1:] if args is None else args)
-        super().__init__(SSDModule, long_flags(self.args))
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add = parser.add_argument
-        add("--run_dir", type=Path | None, default=None, help="Directory of the run; by default a new one below runs/.")
-        resume = "Resume from this checkpoint; `last`: newest readable one of --run_dir; `auto`: that or a fresh start."
-        add("--ckpt_path", type=str | None, default=None, help=resume)
-        add("--save_every_n_steps", type=int | None, default=None, help="Optimiser steps between saves of last.ckpt.")
-        minutes = "Minutes between saves of last.ckpt, beside those at every validation and epoch end."
-        add("--save_every_minutes", type=float | None, default=10.0, help=minutes)
-        skipped = "Steps with non-finite gradients to leave out, over the run, before it is an error."
-        add("--max_skipped_steps", type=int, default=0, help=skipped)
-        stall = "Report the pictures being read when no batch has come for so long; null: never."
-        add("--stall_seconds", type=float | None, default=60.0, help=stall)
-        add("--keep_epochs", type=bool, default=True, help="Keep every epoch's checkpoint beside best and last.")
-        parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
-        parser.link_arguments("data.category_ids", "model.category_ids", apply_on="instantiate")
-        parser.link_arguments("data.class_names", "model.num_classes", compute_fn=len, apply_on="instantiate")
-
-    def before_instantiate_classes(self) -> None:
-        """The checks, in the order a user can act on them: device, data, checkpoint."""
-        check_device(self.config.trainer)
-        if self.config.model.backbone not in FEATURE_CHANNELS:
-            raise MisconfigurationException(
-                f"--model.backbone {self.config.model.backbone}: expected one of {', '.join(FEATURE_CHANNELS)}"
-            )
-        COCODataModule(**self.config.data.as_dict()).check()
-        self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
-        if self.config.model.finetune_from and not self.ckpt_path:
-            source = self.config.model.finetune_from
-            check_backbone(source, load_module(source), self.config.model.backbone)
-        self.run_dir = _claim_run_dir(self.config.run_dir, resumes=self.ckpt_path is not None)
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        trainer = dict(self.config_init.trainer)
-        trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config)]
-        trainer["callbacks"] += self.more_callbacks
-        if trainer["enable_progress_bar"] is not False:
-            trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
-        if trainer["logger"] is None:
-            trainer["logger"] = [
-                TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
-                # Each row at once: what a kill loses here, a resumed run does not log again.
-                CSVLogger(self.run_dir / "logs", name="csv", flush_logs_every_n_steps=1),
-                *self.more_loggers,
-            ]
-        trainer["default_root_dir"] = str(self.run_dir)
-        plugins = trainer["plugins"] or []
-        plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(DurableCheckpointIO())
-        trainer["plugins"] = plugins
-        return pl.Trainer(**{**trainer, **device_flags(trainer)})
-
-    @rank_zero_only
-    def save_config(self) -> Path:
-        """Writes the resolved configuration into the run directory, and beside it what else the run depends on; a
-        resumed run adds numbered ones."""
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            path, number = self.run_dir / "config.yaml", 1
-            while path.exists():
-                path, number = self.run_dir / f"config_{number}.yaml", number + 1
-            path.write_text(self.parser.dump(self.config))
-            write_run_record(path.with_name(path.name.replace("config", "run")).with_suffix(".json"), self)
-        except OSError as error:
-            raise CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})") from None
-        remove_unfinished(self.run_dir / "checkpoints")
-        return path
-
-    @property
-    def resume_command(self) -> str:
-        """What goes on with this run, from the same directory; begins it anew where nothing was saved yet."""
-        kept = without_flags(self.args, ("run_dir", "ckpt_path"))
-        return shlex.join(["python", "train.py", *kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
-
-
-class EvaluateCLI(_ScriptCLI):
-    """Arguments of evaluate.py: trainer and data; the model comes from `--ckpt_path`."""
-
-    def __init__(self, args: Sequence[str] | None = None) -> None:
-        more = {"ckpt_path": "model.path", "limit": "data.val_limit"}
-        super().__init__(load_module, long_flags(sys.argv[1:] if args is None else args, more))
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add = parser.add_argument
-        add("--json", type=Path | None, default=None, help="Also write the numbers to this file.")
-        add(
-            "--report",
-            type=Path | None,
-            default=None,
-            help="Write tables, plots and the worst images to this directory.",
-        )
-        add("--pictures", type=Path | None, default=None, help="Draw 12 images' detections in this directory.")
-        add("--fold_batch_norm", type=bool, default=False, help="Fewer layers, the same result up to rounding.")
-        add("--compile", type=bool, default=False, help="Compile the network, with batch normalisation folded.")
-        add("--score_threshold", type=float | None, default=None, help="Of detections; by default the checkpoint's.")
-
-    def before_instantiate_classes(self) -> None:
-        self._check_flags()
-        check_device(self.config.trainer)
-        COCODataModule(**self.config.data.as_dict()).check(("val",))
-
-    def instantiate_classes(self) -> None:
-        super().instantiate_classes()
-        if self.config.fold_batch_norm or self.config.compile:
-            self.model.optimise_for_inference(self.config.compile)
-        if self.config.score_threshold is not None:
-            self.model.hparams.score_threshold = self.config.score_threshold
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
-        if self.config.pictures:
-            trainer["callbacks"] = [*(trainer["callbacks"] or []), DetectionPictures(self.config.pictures)]
-        return pl.Trainer(**{**trainer, **device_flags(trainer)})
-
-    def _check_flags(self) -> None:
-        if self.config.score_threshold is not None:
-            check_score_threshold(self.config.score_threshold)
-        for flag in ("report", "pictures"):
-            path = self.config[flag]
-            if path is not None and path.exists() and not path.is_dir():
-                raise MisconfigurationException(f"--{flag} {path}: expected a directory, but this is a file")
-        if self.config.json is not None and self.config.json.is_dir():
-            raise MisconfigurationException(f"--json {self.config.json}: expected a file, but this is a directory")
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -295,45 +130,3 @@ def device_flags(trainer: Any) -> dict[str, Any]:
             "Use --accelerator cpu, or install a torch build with CUDA and check nvidia-smi"
         )
     return flags
-
-
-def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
-    directory = run_dir / "checkpoints"
-    losses = LossMonitor()
-    return [
-        losses,
-        *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
-        GradientNorm(),
-        Throughput(),
-        EpochTime(),
-        *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
-        LearningRateMonitor(logging_interval="step"),
-        ClassPrecision(),
-        TensorBoardPictures(),
-        RandomStates(),
-        ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
-        ModelCheckpoint(
-            directory,
-            "epoch{epoch:03d}",
-            auto_insert_metric_name=False,
-            save_top_k=-1 if config.keep_epochs else 0,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-        LastCheckpoint(directory, config.save_every_n_steps, config.save_every_minutes),
-    ]
-
-
-def _claim_run_dir(run_dir: Path | None, resumes: bool) -> Path:
-    """The run's directory. Processes that Lightning starts for further devices inherit the first one's choice."""
-    if "SSD_RUN_DIR" in os.environ:
-        return Path(os.environ["SSD_RUN_DIR"])
-    if run_dir is None:
-        numbers = [int(path.name) for path in Path("runs").glob("[0-9]*") if path.name.isdigit()]
-        run_dir = Path("runs") / f"{max(numbers, default=0) + 1:04d}"
-    elif not resumes and any((run_dir / "checkpoints").glob("*.ckpt")):  # not what a kill left unfinished
-        raise CheckpointError(
-            f"--run_dir {run_dir} already holds checkpoints. Resume it with --ckpt_path last, or name another one"
-        )
-    os.environ["SSD_RUN_DIR"] = str(run_dir)
-    return run_dir

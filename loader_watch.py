@@ -48,6 +48,7 @@ class LoaderWatch(pl.Callback):
 
     def __init__(self, stall_seconds: float) -> None:
         self.stall_seconds = stall_seconds
+        self.warn = rank_zero_warn
         self._waiting_since: float | None = None
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
@@ -87,7 +88,7 @@ class LoaderWatch(pl.Callback):
                 continue
             told = since
             files = ", ".join(f"worker {worker}: {file}" for worker, file in dataset.files().items())
-            rank_zero_warn(
+            self.warn(
                 f"training has waited {self.stall_seconds:g} s for a batch. Being read: {files or 'nothing'}. "
                 "A slow or hanging disk, a huge picture, or too few --num_workers"
             )

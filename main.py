@@ -8,6 +8,7 @@
 docs/migration.md has the table. New work starts better with train.py and evaluate.py.
 """
 
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from checkpoints import CheckpointError
-from cli import FitCLI, device_flags, run
+from cli import device_flags, run
 from dllogger import DLLogger
 from evaluate import evaluate
 from export import save_reference_checkpoint
+from fit_cli import FitCLI
 from published import evaluate_arguments, parameters, parse, train_arguments
 from ssd_module import load_module
 from train import print_results, train
@@ -33,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs one mode with the published flags (those of the process by default)."""
     args, more = parse(argv)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.allow_tf32
-    modes = {"training": _train, "evaluation": _evaluate}
-    modes.get(args.mode, _benchmark)(args, more)
+    if args.mode == "training":
+        _train(args, more, argv)
+    elif args.mode == "evaluation":
+        _evaluate(args, more)
+    else:
+        _benchmark(args, more)
 
 
 class EvaluateAt(pl.Callback):
@@ -42,6 +48,9 @@ class EvaluateAt(pl.Callback):
 
     def __init__(self, epochs: Sequence[int]) -> None:
         self.epochs = set(epochs)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in an epoch that is resumed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Every epoch, or every so many that this one is not among them.
@@ -117,11 +126,13 @@ class _BenchmarkCLI(FitCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
 
-def _train(args: Namespace, more: Sequence[str]) -> None:
+def _train(args: Namespace, more: Sequence[str], argv: Sequence[str] | None) -> None:
     callbacks: list[pl.Callback] = [EvaluateAt(args.evaluation)]
     if args.save:
         callbacks.append(SavePublished(Path(args.save)))
-    print_results(train(train_arguments(args, more), callbacks, _loggers(args)))
+    command = ("python", "main.py", *(sys.argv[1:] if argv is None else argv))
+    loggers = _loggers(args, appends=args.checkpoint is not None or any("--ckpt_path" in arg for arg in more))
+    print_results(train(train_arguments(args, more), callbacks, loggers, command))
 
 
 def _evaluate(args: Namespace, more: Sequence[str]) -> None:
@@ -164,11 +175,10 @@ def _benchmark(args: Namespace, more: Sequence[str]) -> None:
         )
 
 
-def _loggers(args: Namespace) -> list[DLLogger]:
+def _loggers(args: Namespace, appends: bool = False) -> list[DLLogger]:
     if not args.json_summary:
         return []
-    resumes = args.mode == "training" and args.checkpoint is not None
-    return [DLLogger(args.json_summary, append=resumes, parameters=parameters(args))]
+    return [DLLogger(args.json_summary, append=appends, parameters=parameters(args))]
 
 
 if __name__ == "__main__":

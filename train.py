@@ -10,20 +10,28 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from cli import FitCLI, run
+from cli import run
+from fit_cli import FitCLI
 from last_checkpoint import LastCheckpoint, Preempted
 from loader_watch import loader_error
 from report import metrics_table
 
 
 def train(
-    args: Sequence[str] | None = None, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = ()
+    args: Sequence[str] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    command: Sequence[str] = (),
 ) -> pl.Trainer:
     """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting.
 
-    `callbacks` and `loggers` come beside those of the configuration.
+    `callbacks` and `loggers` come beside those of the configuration. `command` is what a user typed, if not this
+    script with these arguments.
+
+    Raises:
+        Preempted: stopped by a signal, after printing how to go on. Else `cli.USER_ERRORS`.
     """
-    cli = FitCLI(args, callbacks, loggers)
+    cli = FitCLI(args, callbacks, loggers, command)
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")

@@ -1,5 +1,5 @@
 """Looks through a COCO-format data set before training: figures, faults, and a contact sheet of pictures with boxes.
-`python -m coco.check DIR [--fast] [--output check.png] [--json FILE]`; exit code 1 where training would stop."""
+`python -m coco.check DIR [--fast] [--output check.png] [--json FILE]`; exit code 1 where something would stop a run."""
 
 import argparse
 import json
@@ -26,7 +26,8 @@ MANY_UNMATCHED = 0.2  # share of boxes without a well-fitting default box that i
 
 @dataclass
 class Report:
-    """What was found. `problems` would stop training; `notes` would not, but are worth knowing."""
+    """What was found. `problems` would stop training or evaluation (in training a few broken pictures are
+    allowed, see coco/damaged.py); `notes` would not, but are worth knowing."""
 
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split, see coco/figures.py
     problems: list[str] = field(default_factory=list)
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = {"usable": not report.problems, **vars(report)}
         args.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if report.problems:
-        print(f"{args.data_root}: training would stop, {len(report.problems)} problem(s) above")
+        print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1
     opened = "pictures not opened (--fast)" if args.fast else "every picture opened"
     print(f"{args.data_root}: fit for training, {opened}")

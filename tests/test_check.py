@@ -75,7 +75,7 @@ def test_pictures_that_would_stop_training_are_named(data, tmp_path, capsys):
     reasons = ("no such image", "cannot be decoded", "not an image", "9x8 pixels, but")
     for path, reason in zip((first, second, third, fourth), reasons, strict=True):
         assert f"{path}: {reason}" in problem
-    assert capsys.readouterr().out.splitlines()[-1] == f"{data}: training would stop, 1 problem(s) above"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{data}: training or evaluation would stop, 1 problem(s) above"
     code, report = run(data, tmp_path, "--fast")
     assert code == 1 and "1 of 24" in report["problems"][0], "only the missing one without opening them"
 

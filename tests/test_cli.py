@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from checkpoints import CheckpointError
-from cli import FitCLI, long_flags
+from cli import long_flags
+from fit_cli import FitCLI
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +83,12 @@ def test_a_strategy_and_plugins_may_be_objects_of_the_config(cli, tmp_path):
     assert trainer.precision == "bf16-mixed"
 
 
-def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpoint(cli, tmp_path):
+def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpoint(cli, sample, tmp_path):
     made = cli("--ckpt_path", "auto", "--model.backbone=resnet18", "--max_epochs", "3")
     command = made.resume_command
-    assert "--model.backbone=resnet18 --max_epochs 3" in command
+    assert command.startswith("python train.py ") and "--model.backbone=resnet18 --max_epochs 3" in command
     assert command.endswith(f"--run_dir {made.run_dir} --ckpt_path auto")
     assert command.count("--run_dir") == command.count("--ckpt_path") == 1
+    typed = ("python", "main.py", "--checkpoint", "epoch_3.pt", "--save", "models")
+    published = FitCLI(["--data_root", str(sample), "--accelerator", "cpu", "--run_dir", str(tmp_path)], command=typed)
+    assert published.resume_command == f"python main.py --save models --run_dir {published.run_dir} --ckpt_path auto"

@@ -5,8 +5,8 @@ import json
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from cli import FitCLI
 from dllogger import DLLogger
+from fit_cli import FitCLI
 
 
 def records(path):
