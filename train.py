@@ -5,11 +5,13 @@ python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --ac
 python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --run_dir runs/0001 --ckpt_path last
 """
 
+import errno
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
+from checkpoints import CheckpointError
 from cli import run
 from fit_cli import FitCLI
 from last_checkpoint import LastCheckpoint, Preempted
@@ -43,6 +45,13 @@ def train(
         raise
     except RuntimeError as error:
         raise loader_error(error) or error from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # In a logger's write; a checkpoint's says so itself.
+        raise CheckpointError(
+            f"--run_dir {cli.run_dir}: {error.strerror} for the logs. The last checkpoint is whole: make room, resume"
+        ) from None
     return cli.trainer
 
 

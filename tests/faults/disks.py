@@ -26,7 +26,7 @@ def full(lab: Lab, times: int) -> Outcome:
             with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(2**16))
-            _check_end(lab, outcome, process, run_dir, "could not be written")
+            _check_end(lab, outcome, process, run_dir, "make room")
             ballast.unlink()
             lab.finish(run_dir, outcome)
     outcome.seen.append("one message, exit code 1")
@@ -40,7 +40,7 @@ def limited(lab: Lab, times: int) -> Outcome:
         run_dir = lab.new_run("limited")
         process = _until_a_save(lab, run_dir)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**24, 2**24))
-        _check_end(lab, outcome, process, run_dir, "File too large")
+        _check_end(lab, outcome, process, run_dir, "could not be written")
         lab.finish(run_dir, outcome)
     outcome.seen.append("one message, exit code 1")
     return outcome

@@ -23,12 +23,14 @@ def flipped_bits(lab: Lab, times: int) -> Outcome:
         (small, range(small.stat().st_size)),
     ):
         expected, content = read_checkpoint(path), path.read_bytes()
-        refused = 0
+        refused, before = 0, outcome.injected
         for position in positions or [lab.random.randrange(len(content)) for _ in range(times)]:
             damaged = bytearray(content)
             damaged[position] ^= 1 << lab.random.randrange(8)
             refused += _refused_or_equal(outcome, lab, bytes(damaged), f"bit of byte {position}", expected)
-        outcome.seen.append(f"{len(content) / 1e6:.3g} MB: {refused} of {outcome.injected} refused, the others equal")
+        outcome.seen.append(
+            f"{len(content) / 1e6:.3g} MB: {refused} of {outcome.injected - before} refused, the others equal"
+        )
         lab.say(f"{outcome.fault}: {outcome.seen[-1]}")
     return outcome
 
