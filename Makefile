@@ -11,6 +11,9 @@ SAMPLE := data/sample
 DEMO_RUN := runs/demo
 DEMO_MLU_RUN := runs/demo_mlu
 OLDEST := .venv-oldest
+# A test file to a process. One thread each: the threads of two would get in each other's way.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-mlu test test-slow test-faults test-oldest lint format bench clean
@@ -45,17 +48,17 @@ demo-mlu: install ## train on two stand-in MLUs (tests/standin/) for a few minut
 	$(BIN)/python evaluate.py --accelerator cpu --ckpt_path $(DEMO_MLU_RUN)/checkpoints/last.ckpt --data_root $(SAMPLE)
 
 test: install lint ## lint and tests, without the slow ones
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs: nothing may be lost
 	$(BIN)/python -m tests.faults.run
 	$(BIN)/python -m tests.faults.fuzz_inputs --cases 10000
 
 test-oldest: $(OLDEST)/.installed ## the tests with the oldest supported versions (Python 3.10 or 3.11; installs 5 GB)
-	$(OLDEST)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 $(OLDEST)/.installed: pyproject.toml requirements.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -41,7 +41,7 @@ class LossMonitor(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         parts = {name: value.detach() for name, value in outputs.items()}
-        self._pending.append((trainer.global_step, parts, batch["image_ids"]))
+        self._pending.append((_step(trainer, batch_idx), parts, batch["image_ids"]))
         if len(self._pending) >= trainer.log_every_n_steps:
             # From the host: what is logged for the progress bar Lightning reads again in every step.
             pl_module.log("loss", self._check()[-1], prog_bar=True, logger=False, batch_size=1)
@@ -115,9 +115,10 @@ class SkipNonFiniteSteps(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._image_ids = batch["image_ids"]
         if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._image_ids: list[int] = []
             self._statistics = [buffer.clone() for buffer in pl_module.model.buffers()]
+        self._image_ids += list(batch["image_ids"])
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -241,6 +242,12 @@ class ClassPrecision(pl.Callback):
         for row in pl_module.metric.per_class():
             if row["ground_truths"]:
                 logger.experiment.add_scalar(f"class_AP/{row['name']}", row["AP"], trainer.global_step)
+
+
+def _step(trainer: pl.Trainer, batch_idx: int) -> int:
+    """The optimiser step, from 1, that a batch which has just ended is part of."""
+    stepped = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return trainer.global_step + (not stepped)
 
 
 def gradient_norm(module: torch.nn.Module) -> Tensor:

@@ -95,7 +95,8 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, unfinished)
         _sync(unfinished)
         os.replace(unfinished, path)
-        _sync(path.parent)  # the rename itself
+        with contextlib.suppress(OSError):  # some network file systems have no sync of a directory
+            _sync(path.parent)  # the rename itself
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError for a full disk
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from coco.annotations import AnnotationError
 from coco.dataset import ImageError
 from datamodule import COCODataModule, DataError
 from last_checkpoint import Preempted
-from loader_watch import LoaderError
+from loader_watch import loader_error
 from pretrained import PretrainedWeightsError
 
 SHORT_FLAGS = {
@@ -39,7 +39,6 @@ USER_ERRORS = (
     CheckpointError,
     DataError,
     ImageError,
-    LoaderError,
     MisconfigurationException,
     NonFiniteLossError,
     PretrainedWeightsError,
@@ -78,6 +77,10 @@ def run(main: Callable[[], Any]) -> None:
         sys.exit(PREEMPTED if os.environ.get("LOCAL_RANK", "0") == "0" or is_torchelastic_launched() else 0)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if (told := loader_error(error)) is None:
+            raise
+        sys.exit(f"error: {told}")
 
 
 def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[str]:
@@ -109,6 +112,11 @@ def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:
         else:
             kept.append(arg)
     return kept
+
+
+def listed(value: Any) -> list[Any]:
+    """Callbacks or plugins as a list; Lightning takes one object, several, or None."""
+    return [] if value is None else [*value] if isinstance(value, (list, tuple)) else [value]
 
 
 def check_device(trainer: Any) -> None:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from coco.decoding import decoder_name
 from coco.picture_files import missing_pictures
 from coco.sampler import EvaluationSampler, TrainingSampler
 from loader_watch import WatchedDataset
-from resuming import Position, as_dict, gathered, geometry, position
+from resuming import Position, gathered, geometry, position
 
 
 class DataError(ValueError):
@@ -170,8 +171,8 @@ class COCODataModule(pl.LightningDataModule):
             return {}
         now = geometry(self.trainer, self.batch_size)
         return {
-            "position": as_dict(position(self.trainer, self.start, now.batch)),
-            "geometry": as_dict(now),
+            "position": asdict(position(self.trainer, self.start, now.batch)),
+            "geometry": asdict(now),
             "samples_from": self.samples_from(),
             "damaged_images": self._all_damaged_images(),
         }

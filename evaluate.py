@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from cli import ScriptCLI, check_device, check_score_threshold, device_flags, long_flags, run
+from cli import ScriptCLI, check_device, check_score_threshold, device_flags, listed, long_flags, run
 from datamodule import COCODataModule, check_same_classes
 from pictures import DetectionPictures
 from report import class_table, metrics_table, scope, write_report
@@ -95,7 +95,7 @@ class EvaluateCLI(ScriptCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
         if self.config.pictures:
-            trainer["callbacks"] = [*(trainer["callbacks"] or []), DetectionPictures(self.config.pictures)]
+            trainer["callbacks"] = [*listed(trainer["callbacks"]), DetectionPictures(self.config.pictures)]
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     def _check_flags(self) -> None:

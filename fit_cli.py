@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -18,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from callbacks import ClassPrecision, GradientNorm, LossMonitor, RandomStates, SkipNonFiniteSteps, Throughput
 from checkpoint_io import DurableCheckpointIO, remove_unfinished
 from checkpoints import CheckpointError, resume_path
-from cli import ScriptCLI, check_device, device_flags, long_flags, without_flags
+from cli import ScriptCLI, check_device, device_flags, listed, long_flags, without_flags
 from datamodule import COCODataModule
 from dllogger import EpochTime
 from finetune import check_backbone
@@ -83,10 +84,14 @@ class FitCLI(ScriptCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
-        trainer["callbacks"] = [*(trainer["callbacks"] or []), *_callbacks(self.run_dir, self.config)]
-        trainer["callbacks"] += self.more_callbacks
-        if trainer["enable_progress_bar"] is not False:
-            trainer["callbacks"].append(TQDMProgressBar(refresh_rate=10))
+        callbacks = [*listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
+        if trainer["logger"] is not False:
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        if trainer["enable_checkpointing"] is not False:
+            callbacks += _checkpoints(self.run_dir / "checkpoints", self.config)
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        trainer["callbacks"] = callbacks
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
@@ -95,11 +100,9 @@ class FitCLI(ScriptCLI):
                 *self.more_loggers,
             ]
         trainer["default_root_dir"] = str(self.run_dir)
-        plugins = trainer["plugins"] or []
-        plugins = [*plugins] if isinstance(plugins, (list, tuple)) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(DurableCheckpointIO())
-        trainer["plugins"] = plugins
+        plugins = listed(trainer["plugins"])
+        own = [] if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [DurableCheckpointIO()]
+        trainer["plugins"] = [*plugins, *own]
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     @rank_zero_only
@@ -111,12 +114,20 @@ class FitCLI(ScriptCLI):
             path, number = self.run_dir / "config.yaml", 1
             while path.exists():
                 path, number = self.run_dir / f"config_{number}.yaml", number + 1
-            path.write_text(self.parser.dump(self.config))
+            path.write_text(self._dump())
             write_run_record(path.with_name(path.name.replace("config", "run")).with_suffix(".json"), self)
         except OSError as error:
             raise CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})") from None
-        remove_unfinished(self.run_dir / "checkpoints")
+        for directory in (self.run_dir, self.run_dir / "checkpoints"):
+            remove_unfinished(directory)
         return path
+
+    def _dump(self) -> str:
+        """Every setting, also those set to null, but for where the run lies and what it resumes from."""
+        kept = self.config.clone()
+        for name in ("config", "run_dir", "ckpt_path"):
+            kept.pop(name, None)
+        return self.parser.dump(kept, skip_none=False)
 
     @property
     def resume_command(self) -> str:
@@ -125,8 +136,7 @@ class FitCLI(ScriptCLI):
         return shlex.join([*kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
 
 
-def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
-    directory = run_dir / "checkpoints"
+def _watchers(config: Any) -> list[pl.Callback]:
     losses = LossMonitor()
     return [
         losses,
@@ -135,10 +145,14 @@ def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
         Throughput(),
         EpochTime(),
         *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
-        LearningRateMonitor(logging_interval="step"),
         ClassPrecision(),
         TensorBoardPictures(),
         RandomStates(),
+    ]
+
+
+def _checkpoints(directory: Path, config: Any) -> list[pl.Callback]:
+    return [
         ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
         ModelCheckpoint(
             directory,
@@ -154,14 +168,19 @@ def _callbacks(run_dir: Path, config: Any) -> list[pl.Callback]:
 
 def _claim_run_dir(run_dir: Path | None, resumes: bool) -> Path:
     """The run's directory. Processes that Lightning starts for further devices inherit the first one's choice."""
-    if "SSD_RUN_DIR" in os.environ:
+    if os.environ.get("LOCAL_RANK", "0") != "0" and "SSD_RUN_DIR" in os.environ:
         return Path(os.environ["SSD_RUN_DIR"])
+    in_slurm = SLURMEnvironment.detect()
+    if run_dir is None and in_slurm:
+        run_dir = Path("runs") / f"slurm_{os.environ['SLURM_JOB_ID']}"  # the same when the job is requeued
     if run_dir is None:
         numbers = [int(path.name) for path in Path("runs").glob("[0-9]*") if path.name.isdigit()]
         run_dir = Path("runs") / f"{max(numbers, default=0) + 1:04d}"
     elif not resumes and any((run_dir / "checkpoints").glob("*.ckpt")):  # not what a kill left unfinished
-        raise CheckpointError(
-            f"--run_dir {run_dir} already holds checkpoints. Resume it with --ckpt_path last, or name another one"
-        )
+        requeued = in_slurm and any(run_dir.glob("hpc_ckpt_*.ckpt"))  # from which Lightning goes on
+        if not requeued:
+            raise CheckpointError(
+                f"--run_dir {run_dir} already holds checkpoints. Resume it with --ckpt_path last, or name another one"
+            )
     os.environ["SSD_RUN_DIR"] = str(run_dir)
     return run_dir

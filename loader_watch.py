@@ -3,16 +3,12 @@
 import re
 import threading
 import time
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset, get_worker_info
-
-
-class LoaderError(RuntimeError):
-    """A worker of the loader died; the message says how and what to do."""
 
 
 class WatchedDataset(Dataset):
@@ -48,7 +44,7 @@ class LoaderWatch(pl.Callback):
 
     def __init__(self, stall_seconds: float) -> None:
         self.stall_seconds = stall_seconds
-        self.warn = rank_zero_warn
+        self.warn = warnings.warn  # of every rank: only the one that stalls knows
         self._waiting_since: float | None = None
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
@@ -56,6 +52,7 @@ class LoaderWatch(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         dataset = getattr(trainer.train_dataloader, "dataset", None)
         if isinstance(dataset, WatchedDataset):
+            self._rank = trainer.global_rank
             self._finished.clear()
             self._waiting_since = time.monotonic()
             self._thread = threading.Thread(target=self._watch, args=(dataset,), name="loader-watch", daemon=True)
@@ -74,6 +71,9 @@ class LoaderWatch(pl.Callback):
     def on_validation_start(self, *args: Any) -> None:
         self._waiting_since = None  # may take longer than any stall
 
+    def on_validation_end(self, *args: Any) -> None:
+        self._waiting_since = time.monotonic()
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._finished.set()
 
@@ -89,17 +89,17 @@ class LoaderWatch(pl.Callback):
             told = since
             files = ", ".join(f"worker {worker}: {file}" for worker, file in dataset.files().items())
             self.warn(
-                f"training has waited {self.stall_seconds:g} s for a batch. Being read: {files or 'nothing'}. "
-                "A slow or hanging disk, a huge picture, or too few --num_workers"
+                f"rank {self._rank}: training has waited {self.stall_seconds:g} s for a batch. Being read: "
+                f"{files or 'nothing'}. A slow or hanging disk, a huge picture, or too few --num_workers"
             )
 
 
-def loader_error(error: RuntimeError) -> LoaderError | None:
+def loader_error(error: RuntimeError) -> str | None:
     """torch's error for a dead worker, said in a way that helps; None if it is another error."""
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? [^)]*\) (.*)", str(error))
     if found is None:
         return None
-    return LoaderError(
+    return (
         f"a worker of the data loader died ({found[1].splitlines()[0]}). If it was killed, memory was probably short: "
-        "use a smaller --num_workers or --batch_size. Resume with --run_dir DIR --ckpt_path last"
+        "use a smaller --num_workers or --batch_size. A training run is resumed with --run_dir DIR --ckpt_path last"
     )

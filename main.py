@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from checkpoint_io import remove_unfinished
 from checkpoints import CheckpointError
 from cli import device_flags, run
 from dllogger import DLLogger
@@ -62,6 +63,10 @@ class SavePublished(pl.Callback):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            remove_unfinished(self.directory)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:

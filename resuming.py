@@ -4,7 +4,7 @@ Lightning counts batches. A batch is another thing on another number of devices,
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -75,7 +75,7 @@ class Resume(pl.Callback):
             for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
                 rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
                 for group, (rate, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * factor(scheduler.last_epoch)
+                    group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
             self._translated = False
 
     def _place(self, trainer: pl.Trainer, checkpoint: dict[str, Any], saved: dict[str, Any] | None) -> None:
@@ -152,11 +152,6 @@ def translate(checkpoint: dict[str, Any], place: Position, old: Geometry, new: G
         scheduler["base_lrs"] = [rate * new.step / old.step for rate in scheduler["base_lrs"]]
     checkpoint["global_step"] = steps
     return Position(place.epoch, place.samples, batches if epochs == place.epoch else 0)
-
-
-def as_dict(value: Position | Geometry) -> dict[str, int]:
-    """Plain data for a checkpoint."""
-    return asdict(value)
 
 
 def gathered(value: Any) -> list[Any]:

@@ -165,7 +165,7 @@ class SSDModule(pl.LightningModule):
         return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def _steps_per_epoch(self) -> int:
-        self.trainer.estimated_stepping_batches  # noqa: B018 - sets up the data loaders, so the next line is known
+        self.trainer.fit_loop.setup_data()  # so the next line is known
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     # Validation and prediction

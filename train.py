@@ -9,13 +9,13 @@ import errno
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from checkpoints import CheckpointError
 from cli import run
 from fit_cli import FitCLI
 from last_checkpoint import LastCheckpoint, Preempted
-from loader_watch import loader_error
 from report import metrics_table
 
 
@@ -43,8 +43,6 @@ def train(
         if cli.trainer.is_global_zero:
             print(f"{stop}. To go on:\n{cli.resume_command}")
         raise
-    except RuntimeError as error:
-        raise loader_error(error) or error from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -69,7 +67,7 @@ def print_results(trainer: pl.Trainer) -> None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint):
             print(f"last checkpoint: {callback.path}")
-        elif callback.monitor and callback.best_model_path:
+        elif isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
             print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
 
 

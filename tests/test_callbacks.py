@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from callbacks import LossMonitor, NonFiniteLossError, RandomStates, SkipNonFiniteSteps, gradient_norm
 from loader_watch import LoaderWatch, WatchedDataset, loader_error
 from ssd_module import SSDModule
-from tests.test_train import arguments, fresh_run_dir  # noqa: F401
+from tests.test_train import arguments
 from train import train
 
 
@@ -51,6 +51,16 @@ def test_skipped_steps_are_counted_and_leave_no_trace(sample, tmp_path, poisoned
     assert np.isfinite(rows(tmp_path / "run", "train/loss_epoch")).all(), "skipped losses are no part of the mean"
     assert 0 <= min(rows(tmp_path / "run", "train/data_wait")) <= max(rows(tmp_path / "run", "train/data_wait")) <= 1
     assert min(rows(tmp_path / "run", "train/images_per_second")) > 0
+
+
+def test_with_accumulation_a_step_is_skipped_as_a_whole_whichever_of_its_batches_is_to_blame(
+    sample, tmp_path, poisoned
+):
+    poisoned(1)  # both batches of the first step
+    quick = ("--max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.accumulate_grad_batches", "2")
+    with pytest.warns(UserWarning, match=r"step 1 are not finite \(image ids (\d+, ){7}\d+\); skipped, 1 of at most 1"):
+        trainer = train(arguments(sample, tmp_path / "run", *quick, "--max_skipped_steps", "1"))
+    assert trainer.global_step == 3
 
 
 def test_one_step_more_than_allowed_stops(sample, tmp_path, poisoned):
@@ -142,7 +152,8 @@ class Slow:
 def test_a_stall_is_told_once_with_the_workers_file(tmp_path):
     dataset = WatchedDataset(Slow(tmp_path), num_workers=1)
     loader = torch.utils.data.DataLoader(dataset, sampler=[(0, 1), (0, 5)], num_workers=1, prefetch_factor=1)
-    watch, trainer = LoaderWatch(stall_seconds=0.5), SimpleNamespace(train_dataloader=loader, is_last_batch=False)
+    watch = LoaderWatch(stall_seconds=0.5)
+    trainer = SimpleNamespace(train_dataloader=loader, is_last_batch=False, global_rank=1)
     told = []
     watch.warn = told.append
     watch.on_train_start(trainer, None)
@@ -150,7 +161,7 @@ def test_a_stall_is_told_once_with_the_workers_file(tmp_path):
         watch.on_train_batch_start()
         watch.on_train_batch_end(trainer)
     watch.teardown(trainer, None, "fit")
-    assert len(told) == 1 and f"worker 0: {tmp_path / '5.jpg'}" in told[0] and "waited 0.5 s" in told[0]
+    assert len(told) == 1 and f"worker 0: {tmp_path / '5.jpg'}" in told[0] and "rank 1: training has waited 0.5 s" in told[0]
 
 
 def test_a_dead_worker_is_told_from_other_errors():

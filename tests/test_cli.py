@@ -6,11 +6,6 @@ from cli import long_flags
 from fit_cli import FitCLI
 
 
-@pytest.fixture(autouse=True)
-def fresh_run_dir(monkeypatch):
-    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
-
-
 def test_short_flags_become_lightnings():
     assert long_flags(["--accelerator", "mlu", "--devices=8", "--data_root", "x", "--model.gamma", "1"]) == [
         *("--trainer.accelerator", "mlu", "--trainer.devices=8", "--data.data_root", "x", "--model.gamma", "1")
@@ -81,6 +76,41 @@ def test_a_strategy_and_plugins_may_be_objects_of_the_config(cli, tmp_path):
     )
     trainer = cli("--config", str(tmp_path / "ddp.yaml")).trainer
     assert trainer.precision == "bf16-mixed"
+
+
+def test_a_saved_configuration_repeats_the_run_with_its_nulls_and_leaves_the_directory_open(cli, tmp_path):
+    first = cli("--stall_seconds", "null", "--save_every_minutes", "null", "--model.gamma", "0.5")
+    path = first.save_config()
+    again = cli("--config", str(path), "--run_dir", str(tmp_path / "other"))
+    assert again.config.stall_seconds is None and again.config.save_every_minutes is None
+    assert again.config.model.gamma == 0.5 and again.run_dir == tmp_path / "other"
+    assert "run_dir" not in path.read_text()
+
+
+def test_each_run_of_a_process_has_its_own_directory(cli, tmp_path):
+    assert [cli("--run_dir", str(tmp_path / name)).run_dir.name for name in ("a", "b")] == ["a", "b"]
+
+
+def test_a_requeued_slurm_job_goes_on_in_its_directory(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "ssd", "SLURM_NTASKS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    run_dir = cli("--run_dir", "null").run_dir
+    assert str(run_dir) == "runs/slurm_17"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match="already holds checkpoints"):
+        cli("--run_dir", "null")
+    (run_dir / "hpc_ckpt_1.ckpt").touch()
+    assert cli("--run_dir", "null").run_dir == run_dir, "Lightning goes on from what it saved when it requeued the job"
+
+
+def test_lightnings_single_callback_and_missing_logger_or_checkpoints_work(cli, tmp_path):
+    (tmp_path / "one.yaml").write_text("trainer: {callbacks: {class_path: pytorch_lightning.callbacks.Timer}}\n")
+    flags = ("--trainer.logger", "false", "--trainer.enable_checkpointing", "false")
+    trainer = cli("--config", str(tmp_path / "one.yaml"), *flags).trainer
+    assert any(type(callback).__name__ == "Timer" for callback in trainer.callbacks)
+    assert not trainer.checkpoint_callbacks and not trainer.loggers
 
 
 def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpoint(cli, sample, tmp_path):

@@ -56,7 +56,6 @@ def test_an_unused_logger_writes_no_file(tmp_path):
 
 @pytest.mark.parametrize("form", ["config", "flags"])
 def test_any_lightning_logger_is_chosen_by_configuration(sample, tmp_path, monkeypatch, form):
-    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
     (tmp_path / "loggers.yaml").write_text(f"""
 trainer:
   logger:

@@ -1,7 +1,5 @@
 """Fine-tuning: which weights are taken over, how it is said, and that a run resumes without its source."""
 
-import os
-
 import pytest
 import torch
 
@@ -12,11 +10,6 @@ from ssd_module import SSDModule, load_module
 from tests.test_ssd_module import save
 from tests.test_train import arguments
 from train import train
-
-
-@pytest.fixture(autouse=True)
-def fresh_run_dir(monkeypatch):
-    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
 
 
 def module(*names, **hparams):
@@ -75,7 +68,6 @@ def test_a_run_starts_from_the_source_and_resumes_after_it_is_gone(sample, tmp_p
     assert tuned.hparams.finetune_from == str(path)
     torch.testing.assert_close(tuned.model.offset_heads[0].bias, source.model.offset_heads[0].bias, atol=1, rtol=0)
     path.unlink()
-    os.environ.pop("SSD_RUN_DIR")
     trainer = train(arguments(sample, tmp_path / "run", *flags, "--max_epochs", "2", "--ckpt_path", "last"))
     assert trainer.global_step == 4
     assert "fine-tuning" not in capsys.readouterr().out

@@ -1,7 +1,6 @@
 """The published workflow: train and save, resume, evaluate, measure; at a small size on the CPU."""
 
 import json
-import os
 import re
 
 import pytest
@@ -24,9 +23,7 @@ def common(sample):
 
 
 def run_main(directory, *flags):
-    os.environ.pop("SSD_RUN_DIR", None)
     main([*flags, "--run_dir", str(directory)])
-    os.environ.pop("SSD_RUN_DIR", None)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +96,6 @@ def test_the_benchmark_modes_measure_the_steps_after_the_warm_up_and_leave_nothi
     mode, common, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SSD_RUN_DIR", "")
-    monkeypatch.delenv("SSD_RUN_DIR")
     log = tmp_path / "log.json"
     flags = ["--mode", mode, "--backbone", "resnet18", "--benchmark-warmup", "1", "--benchmark-iterations", "3"]
     main([*common, *flags, "--json-summary", str(log)])

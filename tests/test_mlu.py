@@ -125,7 +125,7 @@ def test_without_torch_mlu_the_message_says_how_to_get_it_and_what_to_do_instead
 
 def start(*command: str, **env: object) -> subprocess.Popen:
     """A script of the project, or `-m module`, on a machine with two stand-in MLUs."""
-    wanted = standin_env(devices=2, OMP_NUM_THREADS=1, SSD_RUN_DIR=None, **env)
+    wanted = standin_env(devices=2, OMP_NUM_THREADS=1, **env)
     wanted["PYTHONPATH"] = f"{wanted['PYTHONPATH']}{os.pathsep}{PROJECT}"
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, *command], env=wanted, cwd=PROJECT, **pipe)

@@ -3,7 +3,6 @@
 import copy
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -40,11 +39,6 @@ class KeepEverySave(pl.Callback):
         self._keep(trainer, "end")
 
 
-@pytest.fixture(autouse=True)
-def fresh_run_dir(monkeypatch):
-    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     """Seven training pictures: three steps of two, and one left over."""
@@ -64,7 +58,6 @@ def arguments(data, run_dir, *more):
 
 
 def run(data, run_dir, *more):
-    os.environ.pop("SSD_RUN_DIR", None)
     return train(arguments(data, run_dir, *more))
 
 
@@ -261,3 +254,8 @@ def test_counters_of_other_devices_end_the_epoch_when_its_samples_are_used_up(ne
     assert place.batches % new.accumulated == 0, "no optimiser step of fewer batches"
     assert loops["epoch_loop.batch_progress"]["current"]["completed"] == batches - 1, "as far behind as it was"
     assert checkpoint["lr_schedulers"][0] == {"last_epoch": steps, "base_lrs": [pytest.approx(0.01 * new.step)]}
+
+
+def test_a_number_of_steps_without_one_of_epochs_is_enough(small, tmp_path):
+    run(small, tmp_path / "run", "--max_epochs", "-1", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0")
+    assert whole_state(tmp_path / "run")["global_step"] == 2

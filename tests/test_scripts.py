@@ -80,7 +80,7 @@ def test_one_mlu_trains_and_its_saved_epoch_evaluates_on_the_cpu(sample, tmp_pat
     small = ["--backbone", "resnet18", "--bs", "2", "--epochs", "1", "--iterations", "2", "--evaluation"]
     small += ["--num-workers", "0"]
     ours = ["--model.backbone_weights=null", "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false"]
-    env = standin_env(1, PYTHON=sys.executable, OMP_NUM_THREADS=1, SSD_RUN_DIR=None)
+    env = standin_env(1, PYTHON=sys.executable, OMP_NUM_THREADS=1)
     arguments = (PROJECT, sample, 0, "--save", "my models", *small, *ours)
     done = start("SSD300_FP32_1MLU.sh", *arguments, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

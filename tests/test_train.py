@@ -24,11 +24,6 @@ from tests.conftest import PROJECT
 from train import train
 
 
-@pytest.fixture(autouse=True)
-def fresh_run_dir(monkeypatch):
-    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
-
-
 def arguments(data, run_dir, *more):
     return [
         *("--accelerator", "cpu", "--data_root", str(data), "--run_dir", str(run_dir)),
@@ -41,7 +36,6 @@ def arguments(data, run_dir, *more):
 @pytest.fixture(scope="module")
 def trained(sample, tmp_path_factory):
     """A run of two epochs of 5 steps."""
-    os.environ.pop("SSD_RUN_DIR", None)
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     trainer = train(arguments(sample, run_dir, "--max_epochs", "2"))
     return run_dir, trainer
@@ -87,7 +81,6 @@ def test_last_goes_on_where_the_run_stopped(trained, sample, tmp_path):
     run_dir, _ = trained
     first = train(arguments(sample, tmp_path / "run", "--max_epochs", "1"))
     assert first.global_step == 5
-    os.environ.pop("SSD_RUN_DIR")
     second = train(arguments(sample, tmp_path / "run", "--max_epochs", "2", "--ckpt_path", "last"))
     assert second.global_step == 10 and second.current_epoch == 2
     ours, straight = (
@@ -163,7 +156,6 @@ def test_validate_and_predict_work_from_python(trained, sample):
 
 def run_script(*command, timeout=300):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("SSD_RUN_DIR", None)
     return subprocess.run(
         [sys.executable, *command], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=timeout
     )
@@ -236,7 +228,6 @@ def test_damaged_pictures_are_named_replaced_and_counted_across_a_resume(sample,
         first = train(arguments(data, tmp_path / "run", "--max_epochs", "1", *flags))
     found = first.datamodule.damaged_images
     assert first.global_step == 5 and set() < set(found) <= set(names)
-    os.environ.pop("SSD_RUN_DIR")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = train(arguments(data, tmp_path / "run", "--max_epochs", "2", "--ckpt_path", "last", *flags))

@@ -152,7 +152,6 @@ def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
-    os.environ.pop("SSD_RUN_DIR", None)
     os.environ.update(environment)
     tempfile.tempdir = None  # chosen anew
     os.chdir(PROJECT)

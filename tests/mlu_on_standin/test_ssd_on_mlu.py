@@ -1,7 +1,6 @@
 """Training, resuming, evaluating and predicting on one stand-in MLU, through train.py and evaluate.py."""
 
 import json
-import os
 
 import pytest
 import pytorch_lightning as pl
@@ -24,7 +23,6 @@ DETECTIONS = [
 
 
 def run(*args: str) -> pl.Trainer:
-    os.environ.pop("SSD_RUN_DIR", None)
     return train(args)
 
 
