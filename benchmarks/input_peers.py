@@ -17,7 +17,7 @@ import torchvision
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from coco.annotations import CocoAnnotations
-from coco.decoding import _resize
+from coco.decoding import resize
 from coco.transforms import draw_sample, generator
 
 Pass = Callable[[], np.ndarray | None]
@@ -53,7 +53,7 @@ def torchvision_pipeline(annotations: CocoAnnotations, data: Path) -> Pass:
         encoded = torchvision.io.read_file(str(path))
         pixels = torchvision.io.decode_jpeg(encoded, torchvision.io.ImageReadMode.RGB).permute(1, 2, 0).numpy()
         left, top, right, bottom = drawn.crop
-        return _resize(pixels[top:bottom, left:right], 300, drawn.flip)
+        return resize(pixels[top:bottom, left:right], 300, drawn.flip)
 
     return lambda: np.stack([one(index) for index in annotations.trainable.tolist()])
 
