@@ -8,17 +8,8 @@ import numpy as np
 import torch
 
 from coco.annotations import CocoAnnotations
-from coco.decoding import DamagedImageError, ImageError, decode, decode_crop
+from coco.decoding import DamagedImageError, ImageError, decode_crop
 from coco.transforms import draw_sample, generator
-
-__all__ = [
-    "EvaluationDataset",
-    "ImageError",
-    "TrainingDataset",
-    "collate_evaluation",
-    "collate_training",
-    "decode",
-]
 
 TRUTHS_MULTIPLE = 8  # ground truths are padded to a multiple of this, so that few shapes reach the device
 MOST_REPLACEMENTS = 20  # of one sample; with one picture in two damaged all of them are, once in two million samples
