@@ -17,7 +17,7 @@ from accelerators import resolve_trainer_flags
 from callbacks import NonFiniteLossError
 from checkpoints import CheckpointError
 from coco.annotations import AnnotationError
-from coco.dataset import ImageError
+from coco.decoding import ImageError
 from datamodule import COCODataModule, DataError
 from last_checkpoint import Preempted
 from loader_watch import loader_error

@@ -18,7 +18,7 @@ def check_backbone(path: str | Path, source: Any, backbone: str) -> None:
     """Raises CheckpointError unless the module `source`, loaded from `path`, has this backbone."""
     if source.hparams.backbone != backbone:
         raise CheckpointError(
-            f"--model.finetune_from {path}: its backbone is {source.hparams.backbone}, this run's {backbone}. "
+            f"--finetune_from {path}: its backbone is {source.hparams.backbone}, this run's {backbone}. "
             f"Use --model.backbone {source.hparams.backbone}, or start from another checkpoint"
         )
 

@@ -132,7 +132,9 @@ class _BenchmarkCLI(FitCLI):
 
 
 def _train(args: Namespace, more: Sequence[str], argv: Sequence[str] | None) -> None:
-    callbacks: list[pl.Callback] = [EvaluateAt(args.evaluation)]
+    callbacks: list[pl.Callback] = []
+    if not any(arg.partition("=")[0] == "--trainer.check_val_every_n_epoch" for arg in more):
+        callbacks.append(EvaluateAt(args.evaluation))
     if args.save:
         callbacks.append(SavePublished(Path(args.save)))
     command = ("python", "main.py", *(sys.argv[1:] if argv is None else argv))

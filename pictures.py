@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from coco.annotations import CocoAnnotations
-from coco.dataset import decode
+from coco.decoding import decode
 from coco.errors import Mistake
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too.

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import video
 from cli import check_score_threshold, device_flags, run
-from coco.dataset import ImageError
+from coco.decoding import ImageError
 from pictures import draw_detections
 from prediction import Detections, Detector, batches, open_picture, prepare
 from prediction_files import Input, ResultFiles, find_inputs

@@ -22,10 +22,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from cli import check_score_threshold, device_flags
 from coco.augment import normalise
 from coco.dataset import collate_evaluation
-from coco.decoding import decode, resize
+from coco.decoding import INPUT_SIZE, decode, resize
 from ssd_module import SSDModule, load_module
-
-INPUT_SIZE = 300  # px, the side of the network's square input
 
 Picture = str | Path | Image.Image | np.ndarray
 

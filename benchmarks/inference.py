@@ -24,7 +24,7 @@ from side_by_side import larger_is_better, report, seconds
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from coco.augment import normalise
-from coco.dataset import decode
+from coco.decoding import decode
 from coco.sample import write_sample
 from ssd.postprocess import detect
 from ssd_module import SSDModule, load_module

@@ -2,7 +2,9 @@
 `python -m coco.check DIR [--fast] [--output check.png] [--json FILE]`; exit code 1 where something would stop a run."""
 
 import argparse
+import errno
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from coco.picture_files import missing_pictures, open_pictures
 
 BestIou = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[str, int, int], None]
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EXAMPLES = 5  # pictures, boxes or classes named of many
 MANY_UNMATCHED = 0.2  # share of boxes without a well-fitting default box that is worth a note
 
@@ -75,7 +78,7 @@ def check(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = _arguments(argv)
     splits = {
         "train": (args.data_root / args.train_images, args.data_root / args.train_annotations),
         "val": (args.data_root / args.val_images, args.data_root / args.val_annotations),
@@ -97,6 +100,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     opened = "pictures not opened (--fast)" if args.fast else "every picture opened"
     print(f"{args.data_root}: fit for training, {opened}")
     return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; what could not be written at the end, minutes later, is an error now (exit code 2)."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.output.suffix.lower() not in SHEET_SUFFIXES:
+        parser.error(f"--output {args.output}: expected a file name that ends in {', '.join(SHEET_SUFFIXES)}")
+    for flag in ("output", "json"):
+        path = getattr(args, flag)
+        try:
+            if path is not None:
+                _make_room_for(path)
+        except OSError as error:
+            parser.error(f"--{flag} {path}: cannot be written ({error.strerror})")
+    return args
+
+
+def _make_room_for(path: Path) -> None:
+    """Makes the directory of a file that is to be written. Raises OSError if it could not be written there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,7 +245,6 @@ def _draw(splits: Sequence[tuple[CocoAnnotations, Path]], output: Path) -> None:
         splits,
         lambda picture, boxes, labels, crowds, names: draw_detections(picture, boxes, labels, None, names, crowds),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(output)
     print(f"contact sheet (thin white: crowds): {output}")
 

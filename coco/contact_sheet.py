@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from coco.annotations import CocoAnnotations
-from coco.dataset import ImageError, decode
+from coco.decoding import ImageError, decode
 
 TILE = 384  # px; large enough to read the names of boxes
 CAPTION = 18  # px

@@ -8,17 +8,8 @@ import numpy as np
 import torch
 
 from coco.annotations import CocoAnnotations
-from coco.decoding import DamagedImageError, ImageError, decode, decode_crop
+from coco.decoding import INPUT_SIZE, DamagedImageError, ImageError, decode_crop
 from coco.transforms import draw_sample, generator
-
-__all__ = [
-    "EvaluationDataset",
-    "ImageError",
-    "TrainingDataset",
-    "collate_evaluation",
-    "collate_training",
-    "decode",
-]
 
 TRUTHS_MULTIPLE = 8  # ground truths are padded to a multiple of this, so that few shapes reach the device
 MOST_REPLACEMENTS = 20  # of one sample; with one picture in two damaged all of them are, once in two million samples
@@ -27,20 +18,17 @@ MOST_REPLACEMENTS = 20  # of one sample; with one picture in two damaged all of 
 class TrainingDataset(torch.utils.data.Dataset):
     """Augmented training samples by (epoch, index) key, see `coco.sampler`.
 
-    A sample: image uint8 [size, size, 3]; boxes float32 [G, 4] xyxy, normalised; labels int64 [G]; colour float32
+    A sample: image uint8 [300, 300, 3]; boxes float32 [G, 4] xyxy, normalised; labels int64 [G]; colour float32
     [3, 6]; image_id; damaged. All of it depends on (seed, epoch, index) and the files alone.
 
     Where the picture is damaged another one, drawn from all of `annotations.trainable`, takes its place, and `damaged`
     says so: {file name: what is wrong}. A missing or unreadable file raises ImageError.
     """
 
-    def __init__(
-        self, annotations: CocoAnnotations, directory: Path, seed: int, size: int = 300, decoder: str = "auto"
-    ) -> None:
+    def __init__(self, annotations: CocoAnnotations, directory: Path, seed: int, decoder: str = "auto") -> None:
         self.annotations = annotations
         self.directory = Path(directory)
         self.seed = seed
-        self.size = size
         self.decoder = decoder
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -66,7 +54,7 @@ class TrainingDataset(torch.utils.data.Dataset):
         sample = draw_sample(rng, *size, boxes, labels)
         path = self.directory / self.annotations.file_name(index)
         return {
-            "image": decode_crop(path, self.size, size, sample.crop, sample.flip, self.decoder),
+            "image": decode_crop(path, INPUT_SIZE, size, sample.crop, sample.flip, self.decoder),
             "boxes": sample.boxes,
             "labels": sample.labels,
             "colour": sample.colour,
@@ -75,16 +63,15 @@ class TrainingDataset(torch.utils.data.Dataset):
 
 
 class EvaluationDataset(torch.utils.data.Dataset):
-    """Whole pictures by index: image uint8 [size, size, 3], image_id, and the annotated (width, height).
+    """Whole pictures by index: image uint8 [300, 300, 3], image_id, and the annotated (width, height).
 
     Index None is no picture (see `coco.sampler.EvaluationSampler`) and gives None. Any picture that cannot be used
     raises ImageError: the numbers would not be those of the data set.
     """
 
-    def __init__(self, annotations: CocoAnnotations, directory: Path, size: int = 300, decoder: str = "auto") -> None:
+    def __init__(self, annotations: CocoAnnotations, directory: Path, decoder: str = "auto") -> None:
         self.annotations = annotations
         self.directory = Path(directory)
-        self.size = size
         self.decoder = decoder
 
     def __len__(self) -> int:
@@ -96,7 +83,7 @@ class EvaluationDataset(torch.utils.data.Dataset):
         size = _annotated_size(self.annotations, index)
         path = self.directory / self.annotations.file_name(index)
         return {
-            "image": decode_crop(path, self.size, size, decoder=self.decoder),
+            "image": decode_crop(path, INPUT_SIZE, size, decoder=self.decoder),
             "image_id": int(self.annotations.image_ids[index]),
             "size": size,
         }
@@ -127,7 +114,7 @@ def collate_evaluation(samples: Sequence[dict[str, Any] | None]) -> dict[str, An
     """images uint8 [B, 3, H, W]; image_ids int64 [B] and sizes int64 [B, 2] (width, height) as numpy. B may be 0."""
     samples = [sample for sample in samples if sample is not None]
     return {
-        "images": _stack(samples) if samples else torch.zeros(0, 3, 300, 300, dtype=torch.uint8),
+        "images": _stack(samples) if samples else torch.zeros(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8),
         "image_ids": np.array([sample["image_id"] for sample in samples], dtype=np.int64),
         "sizes": np.array([sample["size"] for sample in samples], dtype=np.int64).reshape(-1, 2),
     }

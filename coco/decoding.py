@@ -22,6 +22,7 @@ try:
 except ImportError:
     simplejpeg = None
 
+INPUT_SIZE = 300  # px, the side of the network's square input; every picture is resized to it
 # Formats of Pillow's that are decoded; not all, since for some (EPS) it would start another program on the file.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 DECODERS = ("auto", "simplejpeg", "pillow")

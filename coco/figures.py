@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from coco.annotations import CocoAnnotations
+from coco.decoding import INPUT_SIZE
 
-INPUT_SIZE = 300  # px; pictures are resized to this square
 MIN_IOU = 0.5  # SSD matches a default box to a ground truth above this IoU
 COCO_AREAS = (32**2, 96**2)  # px^2 in the original picture: small below the first, large from the second on
 SIDES = (16, 32, 64, 128)  # px at the input; bounds of the bins of `sides`

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from coco.annotations import CocoAnnotations
-from coco.dataset import ImageError, decode
+from coco.decoding import ImageError, decode
 
 
 def missing_pictures(annotations: CocoAnnotations, directory: Path) -> list[str]:

@@ -47,24 +47,33 @@ main() {
   echo "COCO 2017 is in $PWD. The .zip files there may be deleted."
 }
 
-# An archive takes its size and, unpacked, once more as much; what is there already counts.
+# An archive takes its size and, unpacked, once more as much; what is there of these already counts, nothing else.
 check_free_space() {
-  local path md5 megabytes name needed=0 finished=0 there free
+  local path md5 megabytes name missing needed=0 free
   while read -r path md5 megabytes; do
-    [[ -z $path ]] && continue
     name=${path##*/}
-    if [[ -e .$name.unpacked ]]; then
-      finished=$((finished + megabytes * ($([[ -e $name ]] && echo 2 || echo 1))))
-    else
-      needed=$((needed + megabytes * 22 / 10))
-    fi
+    [[ -z $path || -e .$name.unpacked ]] && continue
+    missing=$((megabytes * 22 / 10 - $(megabytes_in "$name" "$name.part" "$(unpacks_to "$path")")))
+    needed=$((needed + (missing > 0 ? missing : 0)))
   done <<<"$archives"
-  there=$(($(du -s --block-size=MB . | cut -f 1 | tr -d MB) - finished))
-  needed=$((needed - (there > 0 ? there : 0)))
   free=$(df --output=avail --block-size=MB . | tail -n 1 | tr -d ' MB')
   if ((free < needed)); then
     fail "$PWD has $free MB free, $needed MB are needed. Free some, or give a directory on another disk"
   fi
+}
+
+# unpacks_to PATH: the directory in COCO's archives, val2017 in zips/val2017.zip, annotations in annotations/*.zip.
+unpacks_to() {
+  local name=${1##*/}
+  if [[ $1 == zips/* ]]; then echo "${name%.zip}"; else echo "${1%%/*}"; fi
+}
+
+# megabytes_in PATH...: on the disk, in those that are there.
+megabytes_in() {
+  local path there=()
+  for path; do [[ -e $path ]] && there+=("$path"); done
+  ((${#there[@]} == 0)) && { echo 0; return; }
+  du -sc --block-size=MB -- "${there[@]}" | tail -n 1 | cut -d M -f 1
 }
 
 # download URL FILE MD5: the file under its name is whole; what has arrived of it is FILE.part.

@@ -33,7 +33,10 @@ def match(boxes: Tensor, labels: Tensor, default_boxes: Tensor, iou_threshold: f
 def match_in_fixed_shapes(
     boxes: Tensor, labels: Tensor, default_xyxy: Tensor, iou_threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """`match` for accelerators: no loop, nothing read on the host, no shape that depends on the data."""
+    """`match` for accelerators: no loop, nothing read on the host, no shape that depends on the data.
+
+    Arguments and result as there, but for default_xyxy: float32 [A, 4] xyxy, normalised, not clamped.
+    """
     num_boxes, num_truths = len(default_xyxy), labels.shape[1]
     unmatched = _unmatched(default_xyxy)
     if num_truths == 0:
@@ -61,7 +64,10 @@ def match_in_fixed_shapes(
 
 def match_by_image(boxes: Tensor, labels: Tensor, default_xyxy: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """`match` for the CPU: an image's planes stay in the cache, its padding and the default boxes that match nothing
-    (nearly all) cost little. The same result."""
+    (nearly all) cost little.
+
+    Arguments and result as there, but for default_xyxy: float32 [A, 4] xyxy, normalised, not clamped.
+    """
     matched_boxes = _unmatched(default_xyxy).repeat(len(labels), 1, 1)
     matched_labels = labels.new_zeros((len(labels), len(default_xyxy)))
     for image, is_truth in enumerate(labels > 0):

@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import os
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from coco import check
@@ -119,6 +121,39 @@ def test_the_contact_sheet_shows_boxes_of_both_splits(sample, tmp_path):
 
     for label in range(1, 5):
         assert (sheet == class_colour(label, 4)).all(axis=2).sum() > 1000, "boxes and names of each class"
+
+
+@pytest.mark.parametrize(
+    ("flag", "path", "reason"),
+    [
+        ("--output", "sheet.xyz", "expected a file name that ends in .png"),
+        ("--output", "file/sheet.png", "cannot be written"),
+        ("--json", "file/r.json", "cannot be written"),
+        ("--json", "folder", "cannot be written (Is a directory)"),
+        pytest.param(
+            *("--json", "locked/r.json", "cannot be written (Permission denied)"),
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere"),
+        ),
+    ],
+)
+def test_what_cannot_be_written_at_the_end_is_refused_before_the_check(
+    flag, path, reason, sample, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "check", lambda *args: pytest.fail("checked before it was refused"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(SystemExit) as stop:
+        check.main([str(sample), flag, path])
+    assert stop.value.code == 2
+    assert f"error: {flag} {path}: {reason}" in capsys.readouterr().err
+
+
+def test_directories_of_the_sheet_and_the_report_are_made(sample, tmp_path):
+    sheet, report = tmp_path / "a" / "b" / "sheet.jpg", tmp_path / "c" / "d" / "r.json"
+    assert check.main([str(sample), "--fast", "--output", str(sheet), "--json", str(report)]) == 0
+    assert Image.open(sheet).format == "JPEG" and json.loads(report.read_text())["usable"]
 
 
 def test_the_default_names_are_those_that_training_uses(sample):

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from coco.annotations import CocoAnnotations
-from coco.dataset import EvaluationDataset, ImageError, TrainingDataset, collate_evaluation, collate_training
+from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
+from coco.decoding import ImageError
 from coco.transforms import draw_sample, generator
 
 

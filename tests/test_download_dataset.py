@@ -191,6 +191,24 @@ def test_too_little_space_is_said_before_anything_is_fetched(server, tmp_path):
     assert not idle.requests
 
 
+def test_of_the_space_needed_only_what_is_there_of_the_archives_is_taken_off(server, tmp_path):
+    def needed():
+        return int(re.search(r"(\d+) MB are needed", download(tmp_path, idle, sizes=10**9).stderr)[1])
+
+    idle = server()
+    whole = needed()
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / "unrelated.bin").write_bytes(bytes(20_000_000))
+    (tmp_path / "unrelated.zip").write_bytes(bytes(20_000_000))
+    assert needed() == whole
+    (tmp_path / "val2017.zip.part").write_bytes(bytes(5_000_000))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances.json").write_bytes(bytes(3_000_000))
+    assert whole - 10 <= needed() <= whole - 8, "in MB, rounded up for each of the two"
+    (tmp_path / ".val2017.zip.unpacked").touch()
+    assert needed() <= whole / 2
+
+
 def test_without_a_directory_it_says_how_it_is_used():
     done = subprocess.run(["bash", "scripts/download_dataset.sh"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2 and "download_dataset.sh DIR" in done.stderr

@@ -77,7 +77,7 @@ def test_a_run_starts_from_the_source_and_resumes_after_it_is_gone(sample, tmp_p
     ("content", "message"),
     [
         (None, "source.ckpt: no such checkpoint file"),
-        ("resnet34", r"--model.finetune_from .*source.ckpt: its backbone is resnet34, this run's resnet18"),
+        ("resnet34", r"^--finetune_from .*source.ckpt: its backbone is resnet34, this run's resnet18"),
         (b"torn", "source.ckpt: (refused|not a readable)"),
     ],
 )

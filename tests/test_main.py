@@ -55,6 +55,18 @@ def test_the_log_has_settings_losses_times_and_the_mAP_of_the_epochs_asked_for(m
     assert set(log[-2][1]) == {"total time"} and log[-1][0] == []
 
 
+@pytest.mark.parametrize("flag", [["--trainer.check_val_every_n_epoch=3"], ["--trainer.check_val_every_n_epoch", "3"]])
+def test_our_flag_for_regular_validations_wins_over_the_epochs_of_evaluation(flag, common, monkeypatch):
+    given = []
+    monkeypatch.setattr("main.train", lambda arguments, callbacks, *rest: given.append((arguments, callbacks)))
+    monkeypatch.setattr("main.print_results", lambda trainer: None)
+    for more in ([], flag):
+        main([*common, "--evaluation", "1", *more])
+    (_, usual), (arguments, callbacks) = given
+    assert [type(callback) for callback in usual] == [EvaluateAt] and not callbacks
+    assert arguments[-len(flag) :] == flag
+
+
 def test_training_goes_on_from_a_saved_epoch_to_the_same_weights(models, common, tmp_path):
     flags = [
         "--backbone",

@@ -5,7 +5,7 @@ import torch
 from PIL import ExifTags, Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from coco.dataset import ImageError
+from coco.decoding import ImageError
 from datamodule import COCODataModule
 from export import save_reference_checkpoint
 from prediction import Detector, open_picture

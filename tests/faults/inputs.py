@@ -15,7 +15,8 @@ import numpy as np
 
 from coco.annotation_cache import PREFIX
 from coco.annotations import AnnotationError, CocoAnnotations
-from coco.dataset import EvaluationDataset, ImageError, TrainingDataset, decode
+from coco.dataset import EvaluationDataset, TrainingDataset
+from coco.decoding import ImageError, decode
 from tests.faults.mutations import bombs, damaged_bytes, damaged_json, damaged_picture, pictures
 
 # A case's family is that of its number modulo ten.
