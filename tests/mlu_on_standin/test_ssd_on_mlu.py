@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+import coco.augment
 import ssd.postprocess
 from accelerators import resolve_trainer_flags
 from coco.metric import NUMBERS
@@ -13,6 +14,7 @@ from datamodule import COCODataModule
 from evaluate import evaluate
 from ssd_module import load_module
 from tests.mlu_on_standin.witness import BATCH, LOGGER, arguments, checkpoint, logged, ranks
+from tests.test_resuming import assert_equal, whole_state
 from train import train
 
 DETECTIONS = [
@@ -49,6 +51,7 @@ def on_mlu(sample, out, attempts):
         attempts.append(len(args[0]))
         return decode(*args)
 
+    coco.augment._imagenet.cache_clear()  # what other cases sent to the device
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssd.postprocess, "decode_offsets", counted)
         run(*arguments(sample, out / "mlu", "mlu", "--devices", "1"))
@@ -122,6 +125,17 @@ def test_a_run_resumed_on_an_mlu_ends_as_one_that_never_stopped(on_cpu, on_mlu, 
     for key, value in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][key], value), key
     assert ours["lr_schedulers"] == theirs["lr_schedulers"]
+
+
+def test_a_run_killed_within_an_epoch_goes_on_to_the_bit_with_its_gradient_scaler(sample, out):
+    flags = ("--devices", "1", "--precision", "16-mixed", "--deterministic", "true", "--save_every_n_steps", "1")
+    flags += ("--trainer.limit_val_batches", "0")
+    straight, resumed = out / "straight", out / "resumed"
+    run(*arguments(sample, straight, "mlu", *flags, "--trainer.callbacks+=tests.test_resuming.KeepEverySave"))
+    killed = straight / "checkpoints" / "kept_2_step.ckpt"
+    run(*arguments(sample, resumed, "mlu", *flags, "--ckpt_path", str(killed)))
+    assert "scale" in whole_state(straight)["MixedPrecision"] and "mlu_rng_states" in whole_state(straight)
+    assert_equal(whole_state(resumed), whole_state(straight))
 
 
 def test_evaluate_on_an_mlu_prints_the_cpus_numbers(on_mlu, sample, capsys):
