@@ -73,6 +73,7 @@ bench: install ## the benchmarks that need nothing but this project, beside thei
 	$(BIN)/python benchmarks/annotations.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/checkpointing.py
 
 lint: install ## ruff's rules and format
 	$(BIN)/ruff check .
