@@ -42,3 +42,20 @@ def test_evaluation_takes_every_image_once_in_equally_many_steps(length, replica
     assert len({len(shard) for shard in shards}) == 1
     assert len(shards[0]) == len(EvaluationSampler(length, replicas, 0))
     assert sorted(index for shard in shards for index in shard if index is not None) == list(range(length))
+
+
+@pytest.mark.parametrize(("replicas", "batch_size"), [(1, 8), (2, 4), (1, 3), (3, 5)])
+def test_an_epoch_goes_on_at_any_sample_with_any_number_of_processes_and_the_next_one_is_whole(replicas, batch_size):
+    whole = [index for _, index in keys(1, 0, 1)]
+
+    def sampler(rank, epoch):
+        resumed = TrainingSampler(np.arange(100, 150), batch_size, 0, replicas, rank, start=(0, 16))
+        assert next(iter(resumed))[0] == 0, "before Lightning tells the epoch, too"
+        resumed.set_epoch(epoch)
+        return [index for _, index in resumed]
+
+    ranks = [np.reshape(sampler(rank, 0), (-1, batch_size)) for rank in range(replicas)]
+    left = np.stack(ranks, axis=1).ravel().tolist()
+    step = replicas * batch_size
+    assert left == whole[16 : 16 + (50 - 16) // step * step]
+    assert sampler(0, 1) == [index for _, index in keys(replicas, 0, batch_size, epoch=1)]
