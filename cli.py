@@ -3,8 +3,10 @@
 Both habits work in any mixture, the later winning: `--trainer.accelerator cuda --config F` and `--accelerator cuda`.
 """
 
+import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +34,7 @@ SHORT_FLAGS = {
     "seed": "seed_everything",
     "finetune_from": "model.finetune_from",
 }
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 # What a user can mend; shown as one message without a traceback.
 USER_ERRORS = (
@@ -70,6 +73,7 @@ def run(main: Callable[[], Any]) -> None:
 
     A run that was told to stop ends with exit code `PREEMPTED`.
     """
+    threading.excepthook = _report_of_thread
     try:
         main()
     except Preempted:
@@ -81,6 +85,12 @@ def run(main: Callable[[], Any]) -> None:
         if (told := loader_error(error)) is None:
             raise
         sys.exit(f"error: {told}")
+
+
+def _report_of_thread(args: threading.ExceptHookArgs) -> None:
+    """Python's, but for a full disk: TensorBoard's writer raises that again in the main thread, which says it."""
+    if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in FULL_DISK):
+        threading.__excepthook__(args)
 
 
 def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[str]:

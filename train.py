@@ -5,7 +5,6 @@ python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --ac
 python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --run_dir runs/0001 --ckpt_path last
 """
 
-import errno
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -13,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from checkpoints import CheckpointError
-from cli import run
+from cli import FULL_DISK, run
 from fit_cli import FitCLI
 from last_checkpoint import LastCheckpoint, Preempted
 from report import metrics_table
@@ -44,7 +43,7 @@ def train(
             print(f"{stop}. To go on:\n{cli.resume_command}")
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL_DISK:
             raise
         # In a logger's write; a checkpoint's says so itself.
         raise CheckpointError(

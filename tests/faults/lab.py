@@ -112,9 +112,10 @@ class Lab:
         return self._undisturbed("undisturbed_pair", "--devices", "2", fork=False)
 
     def wait_after_first_save(self, process: Process, run_dir: Path, undisturbed: Undisturbed | None = None) -> None:
-        """Until a random moment of the first half of what follows."""
+        """Until a random moment of the first half of what follows the first save of this process."""
         undisturbed = undisturbed or self.undisturbed
-        process.wait_until(last(run_dir).exists)
+        before = _changed(last(run_dir))
+        process.wait_until(lambda: _changed(last(run_dir)) != before)
         rest = undisturbed.total - undisturbed.until_first_save
         process.wait_until(lambda: False, self.random.uniform(0, rest / 2))
 
@@ -209,3 +210,7 @@ class _Stopwatch:
             elif since is not None:
                 self.seconds.append(time.monotonic() - since)
                 since = None
+
+
+def _changed(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
