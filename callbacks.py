@@ -194,6 +194,24 @@ class Throughput(pl.Callback):
         self._start = self._batch_ended = time.perf_counter()
 
 
+class EpochTime(pl.Callback):
+    """Logs the seconds that an epoch's training took, `train/epoch_seconds`, without its validation; of an epoch that
+    was resumed, those since then."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = self._end = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = self._end = time.perf_counter()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A tensor on the host: a number would be sent to the device and read back.
+        pl_module.log("train/epoch_seconds", torch.tensor(self._end - self._start), rank_zero_only=True)
+
+
 class RandomStates(pl.Callback):
     """Keeps every rank's random state in checkpoints: Python's, NumPy's, torch's and CUDA's (an MLU's: accelerators/).
 

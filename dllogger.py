@@ -11,15 +11,12 @@ format is that of NVIDIA's dllogger, JSONStreamBackend.
 """
 
 import json
-import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
@@ -104,21 +101,3 @@ class DLLogger(Logger):
         }
         self._file.write(f"DLLL {json.dumps(record, default=str)}\n")
         self._file.flush()
-
-
-class EpochTime(pl.Callback):
-    """Logs the seconds that an epoch's training took, `train/epoch_seconds`, without its validation; of an epoch that
-    was resumed, those since then."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start = self._end = time.perf_counter()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start = self._end = time.perf_counter()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self._end = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # A tensor on the host: a number would be sent to the device and read back.
-        pl_module.log("train/epoch_seconds", torch.tensor(self._end - self._start), rank_zero_only=True)

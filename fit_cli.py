@@ -16,12 +16,11 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from callbacks import ClassPrecision, GradientNorm, LossMonitor, RandomStates, SkipNonFiniteSteps, Throughput
+from callbacks import ClassPrecision, EpochTime, GradientNorm, LossMonitor, RandomStates, SkipNonFiniteSteps, Throughput
 from checkpoint_io import DurableCheckpointIO, remove_unfinished
 from checkpoints import CheckpointError, resume_path
 from cli import ScriptCLI, check_device, device_flags, listed, long_flags, without_flags
 from datamodule import COCODataModule
-from dllogger import EpochTime
 from finetune import check_backbone
 from last_checkpoint import LastCheckpoint
 from loader_watch import LoaderWatch

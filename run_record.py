@@ -12,12 +12,12 @@ import torch
 
 PACKAGES = (
     *("torch", "torchvision", "torch_mlu", "pytorch-lightning", "torchmetrics"),
-    *("numpy", "Pillow", "faster-coco-eval", "pycocotools"),
+    *("numpy", "Pillow", "simplejpeg", "faster-coco-eval", "pycocotools"),
 )
 
 
 def write_run_record(path: Path, cli: Any) -> None:
-    """Writes command, versions, device, git revision and the identity of the data of `cli` (a `cli.FitCLI`)."""
+    """Writes command, versions, device, git revision and the identity of the data of `cli` (a `fit_cli.FitCLI`)."""
     data = cli.datamodule
     record = {
         "command": ["python", *sys.argv],
