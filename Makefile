@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	@# A torch that is there already (MLU containers) stays: pip may add to it but not replace it.
 	$(BIN)/python -c "from importlib.metadata import distributions as all; print(*sorted({f'{d.name}=={d.version}' for d in all() if d.name in ('torch', 'torchvision')}), sep='\n')" > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable ".[dev]"
 	touch $@
 
 demo: install ## train on the built-in sample data, print its COCO mAP, draw detections (minutes on a CPU)
@@ -64,7 +64,7 @@ $(OLDEST)/.installed: pyproject.toml requirements.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	@# Every lower bound of requirements.txt, exactly; the tools of the tests are current.
 	sed -E '/^#/d; s/\[.*\]//; s/>=([^,]+).*/==\1/' requirements.txt > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt ".[dev]"
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable ".[dev]"
 	touch $@
 
 bench: install ## the benchmarks that need nothing but this project, beside their peers

@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
-from checkpoints import CheckpointError
+from checkpoints.files import CheckpointError
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
 from coco.damaged import DamagedImages
@@ -22,8 +22,9 @@ from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation,
 from coco.decoding import decoder_name
 from coco.picture_files import missing_pictures
 from coco.sampler import EvaluationSampler, TrainingSampler
-from loader_watch import WatchedDataset
-from resuming import Position, gathered, geometry, position
+from training.loader_watch import WatchedDataset
+from training.ranks import gathered
+from training.resuming import Position, geometry, position
 
 
 class DataError(ValueError):

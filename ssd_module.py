@@ -7,20 +7,22 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from checkpoints import CheckpointError, is_published, read_checkpoint
-from coco.metric import CocoMeanAveragePrecision
-from finetune import check_backbone, take_over
-from pretrained import backbone_weights
-from resuming import Resume
-from schedule import RecipeSchedule
+from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.published import default_category_ids, to_ours
+from evaluation.metric import CocoMeanAveragePrecision
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
 from ssd.matching import match
 from ssd.model import SSD300
+from ssd.parameters import parameter_groups
 from ssd.postprocess import detect
+from training.finetune import check_backbone, take_over
+from training.pretrained import backbone_weights
+from training.resuming import Resume
+from training.schedule import RecipeSchedule
 
 REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
 
@@ -36,7 +38,8 @@ class SSDModule(pl.LightningModule):
         backbone_weights: a torchvision weights name (`IMAGENET1K_V2`), the path of a local torchvision state dict, or
             None for random weights. Read when fitting starts, and not when it resumes from a checkpoint.
         finetune_from: a checkpoint (ours or the published recipe's) whose weights are where training starts, in place
-            of backbone_weights; class heads are re-made where classes differ (finetune.py). Read when they would be.
+            of backbone_weights; class heads are re-made where classes differ (training/finetune.py). Read when
+            they would be.
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
         momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
         warmup_steps: optimiser steps of linear warm-up from 0.
@@ -140,8 +143,8 @@ class SSDModule(pl.LightningModule):
         loss = localisation + confidence
         parts = {"localisation": localisation.detach(), "confidence": confidence.detach()}
         size = len(batch["images"])
-        # Without prog_bar: for it Lightning reads the device in every step. The progress bar's loss: callbacks.py.
-        self.log("train/loss_step", loss, batch_size=size)  # the epoch's mean: callbacks.py
+        # Without prog_bar: for it Lightning reads the device in every step. training/losses.py gives the bar its loss.
+        self.log("train/loss_step", loss, batch_size=size)  # the epoch's mean: training/losses.py
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
         return {"loss": loss, **parts}
 
@@ -244,14 +247,10 @@ def load_module(path: str | Path) -> SSDModule:
     """
     checkpoint = read_checkpoint(path)
     if is_published(checkpoint):
-        from export import load_reference_checkpoint  # export builds on this module
-
-        return load_reference_checkpoint(path)
-    if "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
-        raise CheckpointError(
-            f"{path}: neither a Lightning checkpoint of this project (state_dict, hyper_parameters) nor one of the "
-            f"published recipe (model); it has {', '.join(map(str, checkpoint))[:200]}"
-        )
+        checkpoint = to_ours(checkpoint, path)
+        hparams = checkpoint["hyper_parameters"]
+        hparams.setdefault("category_ids", default_category_ids(hparams["num_classes"]))
+    check_is_ours(checkpoint, path)
     try:
         module = SSDModule(**{**checkpoint["hyper_parameters"], "backbone_weights": None})
         module.load_state_dict(checkpoint["state_dict"])
@@ -260,13 +259,13 @@ def load_module(path: str | Path) -> SSDModule:
     return module
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two optimiser groups: weights with more than one dimension decay; biases and normalisation do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def check_is_ours(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises CheckpointError for the content of a file that is no checkpoint of an `SSDModule`."""
+    if "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: neither a Lightning checkpoint of this project (state_dict, hyper_parameters) nor one of the "
+            f"published recipe (model); it has {', '.join(map(str, checkpoint))[:200]}"
+        )
 
 
 def _short(value: Any) -> str:

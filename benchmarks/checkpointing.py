@@ -20,8 +20,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checkpoint_io import DurableCheckpointIO
-from ssd_module import SSDModule, parameter_groups
+from checkpoints.durable_io import DurableCheckpointIO
+from ssd.parameters import parameter_groups
+from ssd_module import SSDModule
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def ours(directory: Path) -> list[float]:
     import torch
 
     from coco.annotations import CocoAnnotations
-    from coco.metric import CocoMeanAveragePrecision
+    from evaluation.metric import CocoMeanAveragePrecision
 
     found = {name: torch.from_numpy(array) for name, array in np.load(directory / "detections.npz").items()}
     metric = CocoMeanAveragePrecision(CocoAnnotations.load(directory / "truth.json"))

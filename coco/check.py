@@ -1,5 +1,7 @@
 """Looks through a COCO-format data set before training: figures, faults, and a contact sheet of pictures with boxes.
-`python -m coco.check DIR [--fast] [--output check.png] [--json FILE]`; exit code 1 where something would stop a run."""
+`python -m coco.check DIR [--fast] [--output check.png] [--json FILE]`; exit code 1 where something would stop a run.
+
+A door: it may import any room, and none imports it."""
 
 import argparse
 import errno
@@ -14,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.contact_sheet import contact_sheet
 from coco.figures import MIN_IOU, figures_table, split_figures
 from coco.picture_files import missing_pictures, open_pictures
+from evaluation.drawing import draw_detections
+from ssd.default_boxes import ssd300_default_boxes
+from ssd.matching import best_iou
 
 BestIou = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[str, int, int], None]
@@ -225,22 +231,12 @@ def _show_progress(split: str, done: int, total: int) -> None:
         print(f"{split}: {done} of {total} pictures", file=sys.stderr)
 
 
-# coco/ knows neither SSD nor Lightning. Only this entry point looks up, for the default boxes and for drawing.
-
-
 def _best_iou() -> BestIou:
-    import torch
-
-    from ssd.default_boxes import ssd300_default_boxes
-    from ssd.matching import best_iou
-
     default_boxes = ssd300_default_boxes()
     return lambda boxes: best_iou(torch.from_numpy(boxes), default_boxes).numpy()
 
 
 def _draw(splits: Sequence[tuple[CocoAnnotations, Path]], output: Path) -> None:
-    from pictures import draw_detections
-
     sheet = contact_sheet(
         splits,
         lambda picture, boxes, labels, crowds, names: draw_detections(picture, boxes, labels, None, names, crowds),

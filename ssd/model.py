@@ -29,8 +29,8 @@ class SSD300(nn.Module):
     Args:
         backbone: a key of `FEATURE_CHANNELS`.
         num_classes: C, without background.
-        backbone_weights: a torchvision ResNet state dict to start the backbone from (see pretrained.py), or None for
-            random weights.
+        backbone_weights: a torchvision ResNet state dict to start the backbone from (training/pretrained.py reads it),
+            or None for random weights.
 
     Raises:
         ValueError: unknown backbone, fewer than one class, or weights of another network.

@@ -7,8 +7,8 @@ from torch.torch_version import TorchVersion
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from datamodule import COCODataModule, DataError, check_same_classes
-from resuming import Position
 from tests.conftest import edit
+from training.resuming import Position
 
 
 def module(root, **options):

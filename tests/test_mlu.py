@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from coco.metric import NUMBERS
-from evaluate import evaluate
+from command_line.evaluate import evaluate
+from evaluation.metric import NUMBERS
 from tests.conftest import PROJECT
 from tests.mlu_on_standin.witness import BATCH, arguments, logged, ranks
 from tests.standin.run import compile_standin, needs_standin, standin_env
@@ -23,7 +23,7 @@ CASES = Path(__file__).parent / "mlu_on_standin"
 # Lightning asks every step whether rank 0 got a SIGTERM: it sends a number, broadcasts it and reads it.
 SIGTERM = [f"{way} int64 [1] pytorch_lightning/loops/training_epoch_loop.py" for way in ("h2d", "d2h")]
 # And every step the ranks agree whether one of them was told to stop, or to save.
-AGREEMENT = [f"{way} int32 [] last_checkpoint.py" for way in ("h2d", "d2h")]
+AGREEMENT = [f"{way} int32 [] training/last_checkpoint.py" for way in ("h2d", "d2h")]
 WITHOUT_VALIDATION = ("--trainer.limit_val_batches", "0")
 
 

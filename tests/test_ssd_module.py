@@ -4,9 +4,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from checkpoints import CheckpointError
-from export import save_reference_checkpoint
+from checkpoints.files import CheckpointError
 from ssd_module import SSDModule, load_module
+from training.published_saving import save_reference_checkpoint
 
 
 def batch(seed: int = 0, size: int = 2):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoints import CheckpointError, read_checkpoint
+from checkpoints.files import CheckpointError, read_checkpoint
 from tests.faults.lab import Lab, Outcome, last
 from tests.test_resuming import assert_equal
 

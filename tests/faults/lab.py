@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoint_io import UNFINISHED
+from checkpoints.files import UNFINISHED
 from coco.sample import write_sample
 from tests.faults.places import IN_VALIDATION
 from tests.faults.processes import TIMEOUT, Process, warm_up

@@ -5,4 +5,4 @@ import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401
 import torchvision  # noqa: F401
 
-import train  # noqa: F401
+import command_line.fit  # noqa: F401

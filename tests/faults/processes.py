@@ -156,8 +156,8 @@ def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[
     tempfile.tempdir = None  # chosen anew
     os.chdir(PROJECT)
     sys.argv = ["train.py", *arguments]
-    from cli import run
-    from train import main
+    from command_line.fit import main
+    from command_line.shared import run
 
     run(main)
 

@@ -9,13 +9,13 @@ import torch
 import coco.augment
 import ssd.postprocess
 from accelerators import resolve_trainer_flags
-from coco.metric import NUMBERS
+from command_line.evaluate import evaluate
+from command_line.fit import train
 from datamodule import COCODataModule
-from evaluate import evaluate
+from evaluation.metric import NUMBERS
 from ssd_module import load_module
 from tests.mlu_on_standin.witness import BATCH, LOGGER, arguments, checkpoint, logged, ranks
 from tests.test_resuming import assert_equal, whole_state
-from train import train
 
 DETECTIONS = [
     "d2h float32 [2, 200, 4] ssd_module.py",
@@ -94,7 +94,7 @@ def test_a_training_step_that_logs_reads_the_scalars_and_lightning_sends_the_lea
         *["h2d float32 [] pytorch_lightning/callbacks/lr_monitor.py"] * 2,
         # the gradients' norm is logged for the first time: a value and a count, which it moves twice
         *[f"h2d float32 [] {LOGGER}/result.py", f"h2d int64 [] {LOGGER}/result.py"] * 2,
-        "d2h float32 [2] callbacks.py",
+        "d2h float32 [2] training/losses.py",
         *[f"d2h float32 [] {LOGGER}/logger_connector.py"] * 4,
     ]
 

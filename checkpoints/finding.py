@@ -1,0 +1,67 @@
+"""Which checkpoint a run goes on from: what `--ckpt_path` means."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.published import missing_for_training
+
+
+def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
+    """What `--ckpt_path` means: a path; `last`, the newest readable checkpoint of the run directory; `auto`, the same,
+    or None for a fresh start where there is none yet. None means None.
+
+    Those of an epoch and the best one are for when no state to resume from (last.ckpt, SLURM's) can be read: at the end
+    of an epoch they are newer for a moment, but the run that was killed then had not logged its numbers yet.
+
+    Raises:
+        CheckpointError: nothing there to resume from, with what was found instead.
+    """
+    if ckpt_path is None:
+        return None
+    if ckpt_path not in ("last", "auto"):
+        if not Path(ckpt_path).is_file():
+            raise CheckpointError(f"--ckpt_path {ckpt_path}: no such file (or use `last` or `auto` with --run_dir)")
+        checkpoint = read_checkpoint(ckpt_path)
+        if is_published(checkpoint) and (missing := missing_for_training(checkpoint)):
+            raise CheckpointError(
+                f"--ckpt_path {ckpt_path}: no training to go on with, it has no {', '.join(missing)}. Its weights can "
+                f"be evaluated, and training can start from them: --finetune_from {ckpt_path}"
+            )
+        if not _can_go_on(checkpoint):
+            raise CheckpointError(
+                f"--ckpt_path {ckpt_path}: no run to resume in it, neither of this project nor of the published recipe "
+                f"(it has {', '.join(map(str, checkpoint))[:200]})"
+            )
+        return Path(ckpt_path)
+    if run_dir is None:
+        raise CheckpointError(f"--ckpt_path {ckpt_path} looks in a run directory: give it with --run_dir DIR")
+    found = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]  # the latter by SLURM requeue
+    for path in sorted(found, key=lambda path: (_is_to_resume(path), path.stat().st_mtime_ns), reverse=True):
+        try:
+            if _can_go_on(read_checkpoint(path)):
+                return path
+            reason = "holds no run to resume"
+        except CheckpointError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+        rank_zero_warn(f"--ckpt_path {ckpt_path}: passing over {path} ({reason})")
+    if ckpt_path == "auto" and not found:
+        rank_zero_info(f"--ckpt_path auto: no checkpoint in {run_dir}, starting fresh")
+        return None
+    names = ", ".join(sorted(path.name for path in found)[:5])
+    raise CheckpointError(
+        f"--ckpt_path {ckpt_path}: no readable checkpoint in {run_dir / 'checkpoints'} "
+        f"({f'found {names}' if found else 'there are none'}). Give the path of a checkpoint"
+        + ("" if found else ", or use --ckpt_path auto to start fresh where there is none")
+    )
+
+
+def _is_to_resume(path: Path) -> bool:
+    return path.name == "last.ckpt" or path.name.startswith("hpc_ckpt_")
+
+
+def _can_go_on(checkpoint: dict[str, Any]) -> bool:
+    ours = "state_dict" in checkpoint and "optimizer_states" in checkpoint
+    return ours or (is_published(checkpoint) and not missing_for_training(checkpoint))

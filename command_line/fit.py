@@ -1,0 +1,66 @@
+"""Fitting from the command line: parses, trains, says what came out."""
+
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from checkpoints.files import CheckpointError
+from command_line.fit_cli import FitCLI
+from command_line.shared import FULL_DISK
+from evaluation.report import metrics_table
+from training.last_checkpoint import LastCheckpoint, Preempted
+
+
+def train(
+    args: Sequence[str] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    command: Sequence[str] = (),
+) -> pl.Trainer:
+    """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting.
+
+    `callbacks` and `loggers` come beside those of the configuration. `command` is what a user typed, if not train.py
+    with these arguments.
+
+    Raises:
+        Preempted: stopped by a signal, after printing how to go on. Else `command_line.shared.USER_ERRORS`.
+    """
+    cli = FitCLI(args, callbacks, loggers, command)
+    cli.save_config()
+    if cli.trainer.is_global_zero:
+        print(f"run directory: {cli.run_dir}")
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    except Preempted as stop:
+        if cli.trainer.is_global_zero:
+            print(f"{stop}. To go on:\n{cli.resume_command}")
+        raise
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        # In a logger's write; a checkpoint's says so itself.
+        raise CheckpointError(
+            f"--run_dir {cli.run_dir}: {error.strerror} for the logs. The last checkpoint is whole: make room, resume"
+        ) from None
+    return cli.trainer
+
+
+def main(args: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:
+    """What train.py does; see `train`."""
+    print_results(train(args, command=command))
+
+
+def print_results(trainer: pl.Trainer) -> None:
+    """COCO's numbers of the last validation, and where the checkpoints are."""
+    if not trainer.is_global_zero:
+        return
+    numbers = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+    if "mAP_50" in numbers:
+        print(metrics_table(numbers))
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint):
+            print(f"last checkpoint: {callback.path}")
+        elif isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
+            print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")

@@ -1,0 +1,168 @@
+"""FitCLI: the arguments of train.py, their checks, the callbacks of a run, and its directory."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from checkpoints.durable_io import DurableCheckpointIO
+from checkpoints.files import CheckpointError, remove_unfinished
+from checkpoints.finding import resume_path
+from command_line.shared import ScriptCLI, listed, long_flags, without_flags
+from datamodule import COCODataModule
+from prediction.devices import check_device, device_flags
+from ssd.model import FEATURE_CHANNELS
+from ssd_module import SSDModule, load_module
+from training.finetune import check_backbone
+from training.last_checkpoint import LastCheckpoint
+from training.loader_watch import LoaderWatch
+from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
+from training.pictures import ClassPrecision, TensorBoardPictures
+from training.random_states import RandomStates
+from training.run_directory import claim_run_directory
+from training.run_record import write_run_record
+from training.throughput import EpochTime, Throughput
+
+
+class FitCLI(ScriptCLI):
+    """Arguments of train.py: trainer, model and data, a run directory and a checkpoint to resume from.
+
+    `callbacks` and `loggers` come beside those of the configuration and the standard ones.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        loggers: Sequence[Logger] = (),
+        command: Sequence[str] = (),
+    ) -> None:
+        self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
+        args = sys.argv[1:] if args is None else args
+        self.command = command or ("python", "train.py", *args)
+        super().__init__(SSDModule, long_flags(args))
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add = parser.add_argument
+        add("--run_dir", type=Path | None, default=None, help="Directory of the run; by default a new one below runs/.")
+        resume = "Resume from this checkpoint; `last`: newest readable one of --run_dir; `auto`: that or a fresh start."
+        add("--ckpt_path", type=str | None, default=None, help=resume)
+        add("--save_every_n_steps", type=int | None, default=None, help="Optimiser steps between saves of last.ckpt.")
+        minutes = "Minutes between saves of last.ckpt, beside those at every validation and epoch end."
+        add("--save_every_minutes", type=float | None, default=10.0, help=minutes)
+        skipped = "Steps with non-finite gradients to leave out, over the run, before it is an error."
+        add("--max_skipped_steps", type=int, default=0, help=skipped)
+        stall = "Report the pictures being read when no batch has come for so long; null: never."
+        add("--stall_seconds", type=float | None, default=60.0, help=stall)
+        add("--keep_epochs", type=bool, default=True, help="Keep every epoch's checkpoint beside best and last.")
+        parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+        parser.link_arguments("data.category_ids", "model.category_ids", apply_on="instantiate")
+        parser.link_arguments("data.class_names", "model.num_classes", compute_fn=len, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """The checks, in the order a user can act on them: device, data, checkpoint."""
+        check_device(self.config.trainer)
+        if self.config.model.backbone not in FEATURE_CHANNELS:
+            raise MisconfigurationException(
+                f"--model.backbone {self.config.model.backbone}: expected one of {', '.join(FEATURE_CHANNELS)}"
+            )
+        COCODataModule(**self.config.data.as_dict()).check()
+        self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
+        if self.config.model.finetune_from and not self.ckpt_path:
+            source = self.config.model.finetune_from
+            check_backbone(source, load_module(source), self.config.model.backbone)
+        self.run_dir = claim_run_directory(self.config.run_dir, resumes=self.ckpt_path is not None)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        trainer = dict(self.config_init.trainer)
+        callbacks = [*listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
+        if trainer["logger"] is not False:
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        if trainer["enable_checkpointing"] is not False:
+            callbacks += _checkpoints(self.run_dir / "checkpoints", self.config)
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        trainer["callbacks"] = callbacks
+        if trainer["logger"] is None:
+            trainer["logger"] = [
+                TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
+                # Each row at once: what a kill loses here, a resumed run does not log again.
+                CSVLogger(self.run_dir / "logs", name="csv", flush_logs_every_n_steps=1),
+                *self.more_loggers,
+            ]
+        trainer["default_root_dir"] = str(self.run_dir)
+        plugins = listed(trainer["plugins"])
+        own = [] if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [DurableCheckpointIO()]
+        trainer["plugins"] = [*plugins, *own]
+        return pl.Trainer(**{**trainer, **device_flags(trainer)})
+
+    @rank_zero_only
+    def save_config(self) -> Path:
+        """Writes the resolved configuration into the run directory, and beside it what else the run depends on; a
+        resumed run adds numbered ones."""
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            path, number = self.run_dir / "config.yaml", 1
+            while path.exists():
+                path, number = self.run_dir / f"config_{number}.yaml", number + 1
+            path.write_text(self._dump())
+            write_run_record(path.with_name(path.name.replace("config", "run")).with_suffix(".json"), self)
+        except OSError as error:
+            raise CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})") from None
+        for directory in (self.run_dir, self.run_dir / "checkpoints"):
+            remove_unfinished(directory)
+        return path
+
+    def _dump(self) -> str:
+        """Every setting, also those set to null, but for where the run lies and what it resumes from."""
+        kept = self.config.clone()
+        for name in ("config", "run_dir", "ckpt_path"):
+            kept.pop(name, None)
+        return self.parser.dump(kept, skip_none=False)
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run, from the same directory; begins it anew where nothing was saved yet."""
+        kept = without_flags(self.command, ("run_dir", "ckpt_path", "checkpoint"))
+        return shlex.join([*kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
+
+
+def _watchers(config: Any) -> list[pl.Callback]:
+    losses = LossMonitor()
+    return [
+        losses,
+        GradientNorm(),  # before the next, which drops gradients
+        *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
+        Throughput(),
+        EpochTime(),
+        *([LoaderWatch(config.stall_seconds)] if config.stall_seconds else []),
+        ClassPrecision(),
+        TensorBoardPictures(),
+        RandomStates(),
+    ]
+
+
+def _checkpoints(directory: Path, config: Any) -> list[pl.Callback]:
+    return [
+        ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
+        ModelCheckpoint(
+            directory,
+            "epoch{epoch:03d}",
+            auto_insert_metric_name=False,
+            save_top_k=-1 if config.keep_epochs else 0,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+        LastCheckpoint(directory, config.save_every_n_steps, config.save_every_minutes),
+    ]

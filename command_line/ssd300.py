@@ -1,0 +1,59 @@
+"""The command `ssd300`: every door of the project, from any directory.
+
+ssd300 train --config demo --data_root data/sample
+ssd300 evaluate --ckpt_path runs/0001/checkpoints/best.ckpt --data_root data/sample
+"""
+
+import importlib
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+# Word -> the module of ours that has a `main`, and what it does.
+COMMANDS = {
+    "train": ("command_line.fit", "train, or resume a run"),
+    "evaluate": ("command_line.evaluate", "COCO's numbers of a checkpoint, and a report"),
+    "predict": ("command_line.predict", "detect objects in pictures and videos"),
+    "export": ("command_line.export", "write a checkpoint in another format"),
+    "published": ("command_line.published", "the published recipe's main.py, with its flags"),
+    "check": ("coco.check", "look through a data set before training"),
+    "sample": ("coco.sample", "write the built-in sample data set"),
+    "devices": ("accelerators", "what Lightning will use on this machine"),
+}
+SCRIPTS = ("coco.check", "coco.sample", "accelerators")  # run as `python -m` runs them: nothing imports them
+
+
+def main() -> None:
+    """Runs the command that the first argument names; only then imports it, since torch takes seconds."""
+    word, *args = sys.argv[1:] or ["--help"]
+    if word in ("--help", "-h", "help"):
+        print(_help())
+    elif word not in COMMANDS:
+        sys.exit(f"ssd300 {word}: no such command. {_help()}")
+    else:
+        _command(word, args)()
+
+
+def _command(word: str, args: Sequence[str]) -> Callable[[], object]:
+    name = COMMANDS[word][0]
+    if name in SCRIPTS:
+        return partial(_run_script, name, args)
+    own, shared = importlib.import_module(name), importlib.import_module("command_line.shared")
+    typed = {"command": [sys.argv[0], word, *args]} if word in ("train", "published") else {}
+    return partial(shared.run, partial(own.main, args, **typed))
+
+
+def _run_script(name: str, args: Sequence[str]) -> None:
+    sys.argv = [f"ssd300 {name}", *args]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {word:<10} {what}" for word, (_, what) in COMMANDS.items())
+    configs = ", ".join(sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.yaml")))
+    return (
+        f"usage: ssd300 COMMAND ...\n\n{commands}\n\n`ssd300 COMMAND --help` lists the flags of a command. "
+        f"--config NAME takes one of: {configs}."
+    )

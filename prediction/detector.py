@@ -1,0 +1,209 @@
+"""Detector: a trained SSD300 as something to call on pictures; what predict.py is made of.
+
+from prediction import Detector
+
+detector = Detector("runs/0001/checkpoints/best.ckpt")
+for found in detector(["street.jpg", Image.open("cat.png"), array]):
+    print(found.class_names, found.scores, found.boxes)
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import ExifTags, Image
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from coco.augment import normalise
+from coco.dataset import collate_evaluation
+from coco.decoding import INPUT_SIZE, decode, resize
+from prediction.devices import check_score_threshold, device_flags
+from ssd_module import SSDModule, load_module
+
+Picture = str | Path | Image.Image | np.ndarray
+
+# What turns a picture upright, by EXIF orientation (EXIF 2.3, tag 0x0112).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one picture, by descending score.
+
+    boxes: float32 [n, 4] xyxy in pixels of the picture, not clipped to it (as in evaluation). scores: float32 [n].
+    labels: int64 [n], 1..C. class_names, category_ids: n of the checkpoint's. size: width and height of the picture.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector:
+    """Detects objects in pictures, on any device, exactly as `trainer.predict` does.
+
+    Args:
+        checkpoint: a checkpoint of ours, a `.pt` file of the published recipe, or an SSDModule, which moves to the
+            device and into evaluation mode.
+        accelerator, devices, precision: Lightning's; one device (`1`, or an ordinal such as "2,").
+        score_threshold: detections that score above it are returned, at most the checkpoint's max_detections a picture.
+        classes: only these, by name or by category id; all of them by default.
+
+    Raises:
+        CheckpointError: no usable checkpoint.
+        MisconfigurationException: no such device, more than one, an unknown class, no score.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | SSDModule,
+        accelerator: str = "auto",
+        devices: int | str | list[int] = 1,
+        precision: str | None = None,
+        score_threshold: float = 0.3,
+        classes: Sequence[str | int] | None = None,
+    ) -> None:
+        check_score_threshold(score_threshold)
+        strategy = _one_device(accelerator, devices, precision)
+        module = checkpoint if isinstance(checkpoint, SSDModule) else load_module(checkpoint)
+        self.score_threshold = score_threshold
+        self.labels = labels_of(classes, module.class_names, module.category_ids)
+        self.device = strategy.root_device
+        strategy.setup_environment()
+        self.module = module.to(self.device).eval()
+        self._autocast = strategy.precision_plugin.predict_step_context
+
+    def __call__(self, pictures: Picture | Iterable[Picture], batch_size: int = 8) -> list[Detections]:
+        """The detections of one picture or of many, in their order; always a list.
+
+        Args:
+            pictures: paths (turned upright where EXIF says so), PIL images, or uint8 arrays in RGB [H, W, 3] or grey
+                [H, W]. Any iterable will do; no more than `batch_size` pictures are held at a time.
+
+        Raises:
+            ImageError: a file that cannot be read. TypeError, ValueError: not a picture.
+        """
+        one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
+        return [
+            found
+            for some in batches([pictures] if one else pictures, batch_size)
+            for found in self.detect([prepare(open_picture(picture)) for picture in some])
+        ]
+
+    def detect(self, samples: Sequence[dict[str, Any]]) -> list[Detections]:
+        """The detections of pictures that went through `prepare`, as one batch."""
+        batch = collate_evaluation([{**sample, "image_id": i} for i, sample in enumerate(samples)])
+        with torch.inference_mode(), self._autocast():
+            batch["images"] = normalise(batch["images"].to(self.device))
+            found = self.module.predict(batch, self.score_threshold)
+        return [self._named(each, sample["size"]) for each, sample in zip(found, samples, strict=True)]
+
+    def _named(self, found: dict[str, Any], size: tuple[int, int]) -> Detections:
+        boxes, scores, labels = (found[key].numpy() for key in ("boxes", "scores", "labels"))
+        if self.labels is not None:
+            wanted = np.isin(labels, self.labels)
+            boxes, scores, labels = boxes[wanted], scores[wanted], labels[wanted]
+        names, ids = self.module.class_names, self.module.category_ids
+        return Detections(
+            boxes, scores, labels, tuple(names[i - 1] for i in labels), tuple(ids[i - 1] for i in labels), size
+        )
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """An RGB picture. A file is turned upright where its EXIF orientation says so; images and arrays stay as they are.
+
+    Raises:
+        ImageError: a file that cannot be read. TypeError, ValueError: not a picture.
+    """
+    if isinstance(picture, str | Path):
+        upright = _UPRIGHT.get(_orientation(Path(picture)))
+        decoded = decode(Path(picture))
+        return decoded.transpose(upright) if upright is not None else decoded
+    if isinstance(picture, Image.Image):
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError(f"a PIL image of mode {picture.mode}: expected 8 bits a channel, or the path of its file")
+        return picture.convert("RGB")
+    if not isinstance(picture, np.ndarray):
+        raise TypeError(f"expected a path, a PIL image or a numpy array, got {type(picture).__name__}")
+    if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or 0 in picture.shape or picture.ndim < 2:
+        raise ValueError(
+            f"an array of {picture.dtype} {list(picture.shape)}: expected uint8 in RGB [H, W, 3] or grey [H, W]"
+        )
+    return Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
+
+
+def prepare(picture: Image.Image) -> dict[str, Any]:
+    """The network's input of an RGB picture, as in evaluation: image uint8 [300, 300, 3], size (width, height)."""
+    return {"image": resize(np.asarray(picture), INPUT_SIZE), "size": picture.size}
+
+
+def labels_of(
+    classes: Sequence[str | int] | None, class_names: Sequence[str], category_ids: Sequence[int]
+) -> list[int] | None:
+    """The labels (1..C) of classes given by name or category id; None means all of them.
+
+    Raises:
+        MisconfigurationException: an unknown one; the message lists those there are.
+    """
+    if classes is None:
+        return None
+    known = {str(key): i for keys in (category_ids, class_names) for i, key in enumerate(keys, start=1)}
+    unknown = [str(name) for name in classes if str(name) not in known]
+    if unknown or not classes:
+        there = ", ".join(f"{name} ({i})" for name, i in zip(class_names, category_ids, strict=True))
+        raise MisconfigurationException(
+            f"--classes {','.join(unknown)}: the checkpoint's classes, by name or category id, are {there}"
+        )
+    return [known[str(name)] for name in classes]
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one perhaps shorter."""
+    items = iter(items)
+    while some := list(itertools.islice(items, size)):
+        yield some
+
+
+def _orientation(path: Path) -> int:
+    """EXIF's, from the file's head: a decoder need not keep it. 1 (upright) where there is none."""
+    try:
+        with Image.open(path) as picture:
+            # Pillow turns a TIFF upright itself when it decodes it.
+            return 1 if picture.format == "TIFF" else picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block raises anything; a broken file is `decode`'s to report
+        return 1
+
+
+def _one_device(accelerator: str, devices: int | str | list[int], precision: str | None) -> pl.strategies.Strategy:
+    """Lightning's strategy for one device, which knows the device and the precision."""
+    asked = {"accelerator": accelerator, "devices": devices, "precision": precision}
+    flags = device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    try:
+        trainer = pl.Trainer(**flags, **dict.fromkeys(quiet, False))
+    except (TypeError, ValueError) as error:  # Lightning's, for words that it does not know
+        raise MisconfigurationException(f"--accelerator {accelerator} --devices {devices}: {error}") from None
+    if trainer.num_devices != 1:
+        raise MisconfigurationException(
+            f"--devices {devices}: prediction runs on one device; give 1, or an ordinal with a comma such as '2,'"
+        )
+    return trainer.strategy

@@ -1,0 +1,175 @@
+"""predict.py as its users run it: files in, drawn files and tables out, and what the last line says."""
+
+import csv
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from command_line import predict as script
+from command_line.predict import predict
+from evaluation.drawing import draw_detections
+from prediction import Detector
+from prediction.detector import open_picture
+from prediction.video import VideoReader, VideoWriter
+from tests.conftest import PROJECT
+
+
+@pytest.fixture
+def arguments(random_detector, tmp_path):
+    """The arguments for inputs; results go to `out`."""
+    common = ["--ckpt_path", str(random_detector), "--output", str(tmp_path / "out"), "--num_workers", "2"]
+    return lambda *inputs: [*(str(each) for each in inputs), *common, "--accelerator", "cpu", "--batch_size", "3"]
+
+
+@pytest.fixture
+def folder(sample, tmp_path):
+    """Five good pictures, two of one name, and between them a broken one."""
+    names = ["a/x.jpg", "b/x.jpg", "c.jpg", "d.png", "e.jpg"]
+    for name, path in zip(names, sorted((sample / "val2017").glob("*.jpg")), strict=False):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            picture.save(tmp_path / "in" / name)
+    content = (tmp_path / "in" / "c.jpg").read_bytes()
+    (tmp_path / "in" / "broken.jpg").write_bytes(content[: len(content) // 3])
+    return tmp_path / "in"
+
+
+def tables(directory):
+    results, images = (json.loads((directory / f"{name}.json").read_text()) for name in ("detections", "images"))
+    with open(directory / "detections.csv", newline="") as file:
+        return results, images["images"], list(csv.DictReader(file))
+
+
+def test_a_folder_gives_drawn_pictures_and_tables_of_what_the_detector_finds(
+    folder, arguments, random_detector, tmp_path, capfd
+):
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    assert predict(arguments(folder, "--score_threshold", "0.6")) == 3
+    results, images, rows = tables(tmp_path / "out")
+    assert [image["drawn"] for image in images] == ["a/x.jpg", "b/x.jpg", "c.jpg", "d.png", "e.jpg"]
+    detector = Detector(random_detector, "cpu", score_threshold=0.6)
+    for image in images:
+        (found,) = detector(image["file_name"])
+        own = [result for result in results if result["image_id"] == image["id"]]
+        corners = found.boxes.copy()
+        corners[:, 2:] -= corners[:, :2]
+        assert np.allclose([each["bbox"] for each in own], corners, atol=0.02)
+        assert np.allclose([each["score"] for each in own], found.scores, atol=1e-4)
+        assert [each["category_id"] for each in own] == list(found.category_ids)
+        assert [row["class"] for row in rows if row["file"] == image["file_name"]] == list(found.class_names)
+        with Image.open(tmp_path / "out" / image["drawn"]) as drawn, Image.open(image["file_name"]) as original:
+            assert drawn.size == original.size == (image["width"], image["height"])
+            names = detector.module.class_names
+            expected = draw_detections(original, found.boxes, found.labels, found.scores, names)
+            assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).mean() < 3, "but for JPEG"
+    printed = capfd.readouterr()
+    broken = str(folder / "broken.jpg")
+    assert f"warning: {broken}: cannot be decoded" in printed.err and "truncated" in printed.err
+    last = printed.out.strip().splitlines()[-1]
+    assert last.startswith(f"predicted 5 of 6 files, {len(results)} detections")
+    assert last.endswith(f"1 could not be read: {broken}")
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a", "b", "c.jpg", "d.png", "e.jpg", "detections.json", "images.json", "detections.csv"
+    }  # fmt: skip
+
+
+def test_classes_and_tables_alone(folder, arguments, tmp_path, capsys):
+    assert predict(arguments(folder / "c.jpg", folder / "d.png", "--classes", "disc,40", "--draw", "false")) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "detections.csv", "detections.json", "images.json"
+    ]  # fmt: skip
+    results, images, _ = tables(tmp_path / "out")
+    assert {each["category_id"] for each in results} <= {2, 40} and "drawn" not in images[0]
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("predicted 2 files, ")
+
+
+def test_a_rotated_photo_comes_out_upright_with_boxes_in_its_upright_pixels(folder, arguments, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(folder / "c.jpg") as picture:
+        upright = picture.resize((400, 200))
+        upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    assert predict(arguments(tmp_path / "photo.jpg", "--classes", "40", "--score_threshold", "0.8")) == 0
+    _, (image,), _ = tables(tmp_path / "out")
+    assert (image["width"], image["height"]) == (400, 200)
+    with Image.open(tmp_path / "out" / "photo.jpg") as drawn:
+        assert drawn.size == (400, 200) and not drawn.getexif()
+    assert np.abs(np.asarray(open_picture(tmp_path / "out" / "photo.jpg"), int) - np.asarray(upright)).mean() < 25
+
+
+def test_a_video_gives_a_video_of_as_many_frames_and_a_table_by_frame(folder, arguments, tmp_path, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    rate = Fraction(30000, 1001)
+    with Image.open(folder / "c.jpg") as picture, VideoWriter(tmp_path / "clip.mp4", (128, 96), rate, 1 / rate) as clip:
+        for i in range(7):
+            clip.write(i, picture.convert("RGB").resize((128, 96)).rotate(5 * i))
+    (tmp_path / "broken.mp4").write_text("no video")
+    inputs = [tmp_path / "clip.mp4", tmp_path / "broken.mp4", "--score_threshold", "0.4"]
+    assert predict(arguments(*inputs)) == 3
+    results, images, rows = tables(tmp_path / "out")
+    assert [(image["id"], image["frame"]) for image in images] == [(i, i) for i in range(7)]
+    assert {int(row["frame"]) for row in rows} == {each["image_id"] for each in results} == set(range(7))
+    with VideoReader(tmp_path / "out" / "clip.mp4") as drawn:
+        frames = list(drawn)
+        assert drawn.rate == rate and drawn.error is None
+    assert len(frames) == 7 and frames[0][1].size == (128, 96)
+    assert [time * drawn.time_base for time, _ in frames] == [i / rate for i in range(7)]
+    assert capsys.readouterr().out.strip().endswith(f"1 could not be read: {tmp_path / 'broken.mp4'}")
+
+
+def test_a_video_that_breaks_off_keeps_its_frames_so_far(arguments, tmp_path, capsys):
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    with av.open(str(tmp_path / "clip.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.effect_noise((64, 48), 90).convert("RGB"))))
+        container.mux(stream.encode())
+    content = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(content[: len(content) // 2])
+    assert predict(arguments(tmp_path / "clip.avi", "--score_threshold", "0.9")) == 3
+    _, images, _ = tables(tmp_path / "out")
+    with VideoReader(tmp_path / "out" / "clip.mp4") as drawn:
+        assert 5 < len(list(drawn)) == len(images) < 30
+    assert capsys.readouterr().out.strip().endswith(f"1 broke off: {tmp_path / 'clip.avi'}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--score_threshold", "1.5"], "--score_threshold 1.5"),
+        (["--batch_size", "0"], "--batch_size 0"),
+        (["--classes", "zebra"], "zebra.*disc"),
+        (["none/*.jpg"], r"none/\*\.jpg: no picture or video"),
+        (["--devices", "2"], "one device"),
+        (["--output", str(PROJECT / "README.md")], "expected a directory"),
+    ],
+)
+def test_bad_arguments_are_errors_that_name_them_and_nothing_is_written(folder, arguments, tmp_path, flags, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        predict([*arguments(folder), *flags])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_process_ends_with_a_status_of_its_own_where_an_input_could_not_be_read(folder, arguments):
+    command = [sys.executable, "predict.py", *arguments(folder / "broken.jpg")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 3 and "predicted 0 of 1 files" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_few_pictures_are_opened_ahead_however_many_there_are():
+    opened = []
+    with ThreadPoolExecutor(4) as pool:
+        results = script._in_order(pool, opened.append, range(10_000), ahead=5)
+        for _ in range(20):
+            next(results)
+        pool.submit(int).result()
+        assert len(opened) <= 26

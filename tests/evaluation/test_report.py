@@ -1,0 +1,196 @@
+"""Which detections COCOeval counts as right or wrong, and what a report of them says."""
+
+import contextlib
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from coco.annotations import CocoAnnotations
+from evaluation.errors import image_mistakes, match_detections, mistakes_per_image
+from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
+from evaluation.report import class_table, write_report
+from tests.test_metric import pycocotools_numbers, random_set, update_from_results
+
+
+def computed_metric(path, results, image_ids=None):
+    metric = CocoMeanAveragePrecision(CocoAnnotations.load(path))
+    update_from_results(metric, results, (metric.annotations.image_ids if image_ids is None else image_ids).tolist())
+    return metric, metric.compute()
+
+
+def write_truth(directory, annotations, classes=2, images=1):
+    """Image ids from 1, category ids from 1; annotations as (image, category, bbox, iscrowd)."""
+    path = directory / "truth.json"
+    names = ("image_id", "category_id", "bbox", "iscrowd")
+    rows = [
+        {"id": i, **dict(zip(names, row, strict=True)), "area": row[2][2] * row[2][3]}
+        for i, row in enumerate(annotations, start=1)
+    ]
+    pictures = [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100} for i in range(1, images + 1)]
+    categories = [{"id": c, "name": f"c{c}"} for c in range(1, classes + 1)]
+    path.write_text(json.dumps({"images": pictures, "annotations": rows, "categories": categories}))
+    for picture in pictures:
+        Image.new("RGB", (200, 100), (90, 90, 90)).save(directory / picture["file_name"])
+    return path
+
+
+def found(image, category, bbox, score):
+    return {"image_id": image, "category_id": category, "bbox": list(bbox), "score": score}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_right_wrong_and_ignored_are_those_of_COCOeval_with_crowds_and_equal_scores(tmp_path, seed):
+    path, results = random_set(tmp_path, crowd=0.3, seed=seed)
+    for result in results[::3]:
+        result["score"] = round(result["score"], 1)
+    metric, _ = computed_metric(path, results)
+    detections, annotations = metric.detections, metric.annotations
+    matches = match_detections(annotations, detections)
+
+    # Loaded in our order, so that the evaluator's ids are our rows from 1 on.
+    ours = zip(detections.image, np.array(annotations.category_ids)[detections.labels - 1], detections.xywh.tolist(),
+               detections.scores, strict=True)  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        rows = [found(int(image), int(category), box, float(score)) for image, category, box, score in ours]
+        evaluator = COCOeval(truth, truth.loadRes(rows), "bbox")
+        evaluator.evaluate()
+    state = {}
+    for cell in evaluator.evalImgs:
+        if cell is not None and cell["aRng"] == evaluator.params.areaRng[0]:
+            for i, match, ignored in zip(cell["dtIds"], cell["dtMatches"][0], cell["dtIgnore"][0], strict=True):
+                state[i - 1] = "ignored" if ignored else "right" if match else "wrong"
+    assert len(state) == len(rows)
+    expected = [state[row] for row in range(len(rows))]
+    names = np.where(matches.right, "right", np.where(matches.wrong, "wrong", "ignored")).tolist()
+    assert names == expected and set(expected) == {"right", "wrong", "ignored"}
+    assert matches.objects.sum() == sum(not box["iscrowd"] for box in truth.dataset["annotations"])
+    assert (matches.best_score >= 0).sum() == matches.right.sum(), "each right detection finds an object of its own"
+
+
+def test_detections_behind_the_hundred_best_of_a_class_do_not_count(tmp_path):
+    path = write_truth(tmp_path, [(1, 1, [0, 0, 50, 50], 0)])
+    results = [found(1, 1, (100, 0, 20, 20), 1 - i / 1000) for i in range(105)] + [found(1, 1, (0, 0, 50, 50), 0.1)]
+    metric, _ = computed_metric(path, results)
+    matches = match_detections(metric.annotations, metric.detections)
+    assert matches.wrong.sum() == 100 and not matches.right.any()
+
+
+def test_every_mistake_is_named_by_its_kind(tmp_path):
+    path = write_truth(
+        tmp_path,
+        [
+            (1, 1, [0, 0, 40, 40], 0),
+            (1, 2, [60, 0, 40, 40], 0),
+            (1, 2, [120, 0, 40, 40], 0),
+            (1, 1, [0, 50, 199, 50], 1),
+        ],
+    )
+    results = [
+        found(1, 1, (0, 0, 40, 40), 0.9),  # right
+        found(1, 1, (2, 0, 40, 40), 0.8),
+        found(1, 1, (60, 0, 40, 40), 0.7),
+        found(1, 2, (60, 0, 80, 40), 0.65),  # right: half of it
+        found(1, 2, (140, 0, 40, 40), 0.6),
+        found(1, 2, (165, 60, 30, 30), 0.5),
+        found(1, 1, (20, 60, 30, 30), 0.45),  # in the crowd: does not count
+        found(1, 1, (100, 60, 30, 30), 0.2),  # below the threshold
+    ]
+    metric, _ = computed_metric(path, results)
+    matches = match_detections(metric.annotations, metric.detections)
+    right, mistakes = image_mistakes(metric.annotations, metric.detections, matches, 0, 0.3)
+    assert metric.detections.scores[right].tolist() == [0.9, 0.65]
+    assert [(m.kind, m.label, m.score, m.truth_label) for m in mistakes] == [
+        ("duplicate", 1, 0.8, 1),
+        ("wrong class", 1, 0.7, 2),
+        ("wrong place", 2, 0.6, 2),
+        ("background", 2, 0.5, None),
+        ("missed", 2, None, None),
+    ]
+    assert mistakes_per_image(metric.annotations, metric.detections, matches, 0.3).tolist() == [5]
+    assert mistakes[-1].box.tolist() == [120, 0, 160, 40]
+
+
+FACTS = {"images": 40, "images_in_split": 40, "score_threshold": 0.05}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A report of a random set with a class that has no object."""
+    path, results = random_set(tmp_path)
+    truth = json.loads(path.read_text())
+    truth["categories"].append({"id": 99, "name": "of which there is none"})
+    path.write_text(json.dumps(truth))
+    for image in truth["images"]:
+        Image.new("RGB", (640, 480), (90, 90, 90)).save(tmp_path / image["file_name"])
+    metric, numbers = computed_metric(path, results)
+    write_report(tmp_path / "report", metric, numbers, FACTS, tmp_path)
+    return path, tmp_path / "report", metric, numbers
+
+
+def test_pycocotools_reads_the_detections_and_gives_the_same_twelve_numbers(written):
+    path, directory, _, numbers = written
+    results = json.loads((directory / "detections.json").read_text())
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert pycocotools_numbers(path, results).stats.tolist() == pytest.approx(list(numbers.values()), abs=1e-9)
+
+
+def test_the_tables_say_the_same_and_the_best_class_comes_first(written):
+    _, directory, metric, numbers = written
+    whole = json.loads((directory / "report.json").read_text())
+    assert whole["numbers"] == numbers and set(numbers) == set(NUMBERS) and whole["images"] == 40
+    with open(directory / "classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "category_id", "ground_truths", "AP", "AP50", "AP75", "AR"]
+    assert [row["name"] for row in rows] == [row["name"] for row in whole["classes"]]
+    precisions = [row["AP"] for row in whole["classes"]]
+    assert precisions == sorted(precisions, reverse=True) and precisions[-1] == -1
+    assert rows[-1]["name"] == "of which there is none" and rows[-1]["AP"] == "", "an empty cell, not -1, in a table"
+    assert float(rows[0]["AP"]) == precisions[0]
+    lines = class_table(metric.per_class()).splitlines()
+    assert [line.split("  ")[0] for line in lines[3:]] == [row["name"] for row in rows]
+
+
+def test_the_worst_images_are_drawn_and_their_mistakes_listed(written):
+    _, directory, metric, _ = written
+    names = sorted(path.name for path in (directory / "worst").glob("*.png"))
+    assert len(names) == 12 and names[0].startswith("01_")
+    index = (directory / "worst" / "index.md").read_text()
+    assert all(f"]({name})" in index for name in names)
+    matches = match_detections(metric.annotations, metric.detections)
+    counts = mistakes_per_image(metric.annotations, metric.detections, matches, 0.3)
+    assert f"{counts.max()} mistakes:" in index and f"{counts.sum()} in all" in index
+    for name in ("precision_recall.png", "scores.png"):
+        with Image.open(directory / name) as picture:
+            assert picture.width > 1000
+
+
+def test_a_second_report_leaves_no_picture_of_the_first(written, tmp_path):
+    _, directory, _, _ = written
+    (directory / "worst" / "mine.png").touch()
+    path = write_truth(tmp_path, [(1, 1, [0, 0, 50, 50], 0)])
+    metric, numbers = computed_metric(path, [])
+    write_report(directory, metric, numbers, FACTS, tmp_path)
+    assert sorted(path.name for path in (directory / "worst").iterdir()) == ["01_1.png", "index.md", "mine.png"]
+
+
+def test_nothing_to_find_and_nothing_found_is_a_report_too(tmp_path):
+    metric, numbers = computed_metric(write_truth(tmp_path, [], classes=1, images=2), [])
+    write_report(tmp_path / "report", metric, numbers, FACTS, tmp_path)
+    assert json.loads((tmp_path / "report" / "detections.json").read_text()) == []
+    assert "0 of 2 images have any" in (tmp_path / "report" / "worst" / "index.md").read_text()
+
+
+def test_the_metric_keeps_the_detections_until_it_is_reset(tmp_path):
+    path, results = random_set(tmp_path)
+    metric, _ = computed_metric(path, results)
+    assert len(metric.detections.scores) == len(results)
+    assert (np.diff(metric.detections.image_ids) > 0).all(), "in one order, whatever the order of the updates"
+    metric.reset()
+    assert metric.detections is None

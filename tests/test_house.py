@@ -1,0 +1,112 @@
+"""The order of the rooms: which file may import which, held by reading every import of the product.
+
+    doors -> command_line -> prediction -> deployment, ssd_module, datamodule -> training -> evaluation -> checkpoints
+    -> ssd | coco
+
+A file imports its own room and rooms further right; accelerators/ stands apart.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+ORDER = (
+    ("command_line",),
+    ("prediction",),
+    ("deployment", "ssd_module", "datamodule"),
+    ("training",),
+    ("evaluation",),
+    ("checkpoints",),
+    ("ssd", "coco"),
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+APART = "accelerators"
+MAY_IMPORT_ACCELERATORS = ("accelerators", "command_line", "prediction")
+DOORS = {"train", "evaluate", "predict", "export", "main"}
+# Run by `python -m`: like doors they may import any room, and no room imports them.
+SCRIPTS = {"coco.check", "coco.convert", "coco.sample", "checkpoints.__main__", "accelerators.__main__"}
+ROOMS = {*RANK, APART}
+
+
+def module_files() -> dict[str, Path]:
+    """Module name -> file, of the rooms, the two Lightning classes and the doors."""
+    files = {}
+    for path in [*PROJECT.glob("*.py"), *(file for room in ROOMS for file in (PROJECT / room).rglob("*.py"))]:
+        parts = path.relative_to(PROJECT).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+FILES = module_files()
+
+
+def own_imports(name: str, inside_functions: bool = False) -> Iterator[tuple[str, int]]:
+    """The modules of ours that a module imports, with the line; all of them, or those inside functions alone."""
+    tree = ast.parse(FILES[name].read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = [node for function in functions for node in ast.walk(function)] if inside_functions else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                imported = whole if whole in FILES else node.module
+                if imported in FILES:
+                    yield imported, node.lineno
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name in FILES)
+
+
+def room_of(name: str) -> str:
+    return name.split(".")[0]
+
+
+def is_allowed(importer: str, imported: str) -> bool:
+    source, target = room_of(importer), room_of(imported)
+    if imported in DOORS or imported in SCRIPTS:
+        return False
+    if importer in DOORS or importer in SCRIPTS or source == target:
+        return True
+    if target == APART:
+        return source in MAY_IMPORT_ACCELERATORS
+    return source != APART and RANK[source] < RANK[target]
+
+
+def test_every_module_stands_in_a_room_or_is_a_door():
+    strangers = [name for name in FILES if room_of(name) not in ROOMS and name not in DOORS]
+    assert not strangers, "no new file at the top"
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_point_one_way_and_none_hides_in_a_function(name):
+    against = [f"line {line}: {imported}" for imported, line in own_imports(name) if not is_allowed(name, imported)]
+    assert not against, f"{name} imports against the order of the rooms"
+    hidden = [f"line {line}: {imported}" for imported, line in own_imports(name, inside_functions=True)]
+    assert not hidden, f"{name} imports a module of ours inside a function"
+
+
+def test_no_files_import_one_another_in_a_circle():
+    graph = {name: {imported for imported, _ in own_imports(name)} for name in FILES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join((*path, name))}"
+        if name not in done:
+            for imported in graph[name]:
+                visit(imported, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [("ssd.model", "coco.sampler"), ("training.losses", "ssd_module"), ("ssd.loss", "accelerators.mlu")]
+    + [("evaluation.report", "coco.check"), ("command_line.fit", "train"), ("accelerators.mlu", "training.losses")],
+)
+def test_an_arrow_against_the_order_is_seen(importer, imported):
+    assert not is_allowed(importer, imported)

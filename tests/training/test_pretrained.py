@@ -1,0 +1,39 @@
+import pytest
+import torch
+import torchvision
+
+from training.pretrained import PretrainedWeightsError, backbone_weights
+
+
+def test_a_local_torchvision_state_dict_is_read(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    loaded = backbone_weights("resnet18", str(tmp_path / "resnet18.pth"))
+    assert torch.equal(loaded["conv1.weight"], state["conv1.weight"])
+
+
+def test_weights_that_cannot_be_fetched_say_how_to_go_on(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", "/nowhere")
+    with pytest.raises(
+        PretrainedWeightsError, match=r"(?s)no route to host.*resnet18-.*\.pth.*--model.backbone_weights"
+    ):
+        backbone_weights("resnet18", "IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [("IMAGENET1K_V9", "neither a file nor one of.*IMAGENET1K_V1"), ("/nowhere/x.pth", "no file /nowhere/x.pth")],
+)
+def test_a_wrong_name_or_path_is_named(weights, message):
+    with pytest.raises(PretrainedWeightsError, match=message):
+        backbone_weights("resnet18", weights)
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "x.pth")
+    with pytest.raises(PretrainedWeightsError, match=r"x\.pth holds no state dict"):
+        backbone_weights("resnet18", str(tmp_path / "x.pth"))

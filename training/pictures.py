@@ -1,0 +1,103 @@
+"""Callbacks that show what a network finds: pictures of the first validation images, and the AP of every class."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from evaluation.drawing import draw_detections, open_image
+
+
+class DetectionPictures(pl.Callback):
+    """Draws the detections of the first images that the first process validates, above `score_threshold`."""
+
+    def __init__(self, directory: str | Path, count: int = 12, score_threshold: float = 0.3) -> None:
+        self.directory = Path(directory)
+        self.count = count
+        self.score_threshold = score_threshold
+        self._drawn = 0
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._drawn = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        for image_id, boxes, scores, labels in zip(batch["image_ids"], *outputs, strict=True):
+            if self._drawn == self.count:
+                return
+            shown = (scores > self.score_threshold).numpy()
+            path, picture, truth = _original(trainer.datamodule, int(image_id))
+            picture = draw_detections(
+                picture,
+                boxes.numpy()[shown],
+                labels.numpy()[shown],
+                scores.numpy()[shown],
+                pl_module.class_names,
+                truth,
+            )
+            self.keep(trainer, path.stem, picture)
+            self._drawn += 1
+
+    def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        picture.save(self.directory / f"{name}.png")
+
+
+class TensorBoardPictures(DetectionPictures):
+    """Shows the same few pictures, with predicted and true boxes, in TensorBoard after every validation epoch.
+
+    Does nothing without a TensorBoardLogger, and in the sanity check.
+    """
+
+    def __init__(self, count: int = 4, score_threshold: float = 0.3, side: int = 400) -> None:
+        super().__init__("", count, score_threshold)
+        self.side = side  # px at most: a run keeps its pictures of every epoch
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.sanity_checking and tensorboard(trainer) is not None:
+            super().on_validation_batch_end(trainer, *args, **kwargs)
+
+    def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
+        picture.thumbnail((self.side, self.side))
+        writer = tensorboard(trainer).experiment
+        writer.add_image(f"val/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC")
+
+
+class ClassPrecision(pl.Callback):
+    """Draws the AP of every class in TensorBoard, `class_AP/<name>`, after each validation while training.
+
+    Only there: 80 columns more would drown the rest of a table.
+    """
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logger = tensorboard(trainer)
+        if logger is None or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for row in pl_module.metric.per_class():
+            if row["ground_truths"]:
+                logger.experiment.add_scalar(f"class_AP/{row['name']}", row["AP"], trainer.global_step)
+
+
+def tensorboard(trainer: pl.Trainer) -> TensorBoardLogger | None:
+    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+
+
+def _original(datamodule: Any, image_id: int) -> tuple[Path, Image.Image, np.ndarray]:
+    """Path, picture and true boxes [G, 4] xyxy in pixels of a validation image."""
+    annotations = datamodule.val_annotations
+    index = int(np.searchsorted(annotations.image_ids, image_id))
+    boxes = annotations.bboxes[annotations.first[index] : annotations.first[index + 1]].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return *open_image(annotations, datamodule.val_directory, index), boxes

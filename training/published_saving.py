@@ -1,0 +1,51 @@
+"""Saving in the published recipe's format, from a module or while training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from checkpoints.files import remove_unfinished, write_durably
+from checkpoints.published import from_ours
+from training.dllogger import DLLogger
+
+
+def save_reference_checkpoint(module: Any, path: str | Path) -> None:
+    """Writes an `SSDModule` in the published format (`checkpoints.published.from_ours`).
+
+    Of a module in training it writes everything a run goes on with; of another, epoch and iteration 0 and the weights.
+    The file appears whole or not at all.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    trainer: pl.Trainer | None = module._trainer  # None outside a run, where `module.trainer` would raise
+    ours: dict[str, Any] = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    if trainer:
+        ours |= {
+            "global_step": trainer.global_step,
+            "loops": {"fit_loop": trainer.fit_loop.state_dict()},
+            "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "MixedPrecision": trainer.precision_plugin.state_dict(),
+        }
+    write_durably(from_ours(ours), Path(path))
+
+
+class SavePublished(pl.Callback):
+    """Writes `directory/epoch_<n>.pt` in the published format after every epoch."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            remove_unfinished(self.directory)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = self.directory / f"epoch_{trainer.current_epoch}.pt"
+        save_reference_checkpoint(pl_module, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, DLLogger):
+                logger.log((trainer.current_epoch, trainer.global_step - 1), {"model path": str(path)})
