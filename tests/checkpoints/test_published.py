@@ -9,6 +9,7 @@ from pytorch_lightning.plugins import MixedPrecision
 
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.finding import resume_path
 from checkpoints.published import to_ours
 from checkpoints.published_layout import to_reference_state
 from command_line.evaluate import evaluate
@@ -113,7 +114,7 @@ def test_a_label_map_of_another_size_is_refused(golden_checkpoint):
 
 def test_a_file_that_is_no_recipe_checkpoint_is_refused_by_name(tmp_path):
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt.*no `model`.*weights"):
+    with pytest.raises(CheckpointError, match=r"other\.pt: neither .*published recipe \(model\); it has weights"):
         load_module(tmp_path / "other.pt")
 
 
@@ -264,7 +265,6 @@ def test_the_scaler_of_fp16_training_travels_too(both, sample, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": None}, "no training to go on with, it has no optimizer; its weights can be evaluated"),
         ({"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}}, r"groups of \[1\] parameters, expected"),
         ({"epoch": "three"}, "x.pt: cannot be resumed .*three"),
         ({"model": {"conf.0.bias": torch.zeros(20)}}, "its backbone is none of resnet18"),
@@ -274,7 +274,16 @@ def test_the_scaler_of_fp16_training_travels_too(both, sample, tmp_path):
 def test_a_file_that_cannot_be_resumed_is_refused_with_the_reason(both, change, message):
     raw = torch.load(both / "0.pt", weights_only=True) | change
     with pytest.raises(CheckpointError, match=message):
-        to_ours({key: value for key, value in raw.items() if value is not None}, "x.pt")
+        to_ours(raw, "x.pt")
+
+
+def test_a_file_with_weights_alone_can_be_evaluated_and_fine_tuned_but_not_resumed(both, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"model": torch.load(both / "0.pt", weights_only=True)["model"]}, path)
+    assert load_module(path).hparams.num_classes == 4
+    assert "optimizer_states" not in to_ours(read_checkpoint(path))
+    with pytest.raises(CheckpointError, match=r"it has no epoch, iteration, optimizer\. .*--finetune_from"):
+        resume_path(str(path), None)
 
 
 def test_a_file_without_some_weights_is_refused_by_their_name(both):

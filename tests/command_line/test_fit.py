@@ -135,7 +135,7 @@ def test_a_report_of_the_first_images_at_another_score_threshold_says_so(trained
     [
         (["--limit", "0"], "--limit 0: expected a number of images, at least 1"),
         (["--score_threshold", "1.5"], "--score_threshold 1.5: expected a score"),
-        (["--report", __file__], "--report .*test_train.py: expected a directory"),
+        (["--report", __file__], "--report .*test_fit.py: expected a directory"),
         (["--json", "."], "--json .: expected a file"),
     ],
 )

@@ -15,7 +15,7 @@ from coco.annotations import CocoAnnotations
 from evaluation.errors import image_mistakes, match_detections, mistakes_per_image
 from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
 from evaluation.report import class_table, write_report
-from tests.test_metric import pycocotools_numbers, random_set, update_from_results
+from tests.evaluation.test_metric import pycocotools_numbers, random_set, update_from_results
 
 
 def computed_metric(path, results, image_ids=None):

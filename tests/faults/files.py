@@ -10,7 +10,7 @@ import torch
 
 from checkpoints.files import CheckpointError, read_checkpoint
 from tests.faults.lab import Lab, Outcome, last
-from tests.test_resuming import assert_equal
+from tests.training.test_resuming import assert_equal
 
 
 def flipped_bits(lab: Lab, times: int) -> Outcome:

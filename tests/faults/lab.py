@@ -17,7 +17,7 @@ from checkpoints.files import UNFINISHED
 from coco.sample import write_sample
 from tests.faults.places import IN_VALIDATION
 from tests.faults.processes import TIMEOUT, Process, warm_up
-from tests.test_resuming import assert_equal, logged, whole_state
+from tests.training.test_resuming import assert_equal, logged, whole_state
 
 
 @dataclass

@@ -15,7 +15,7 @@ from datamodule import COCODataModule
 from evaluation.metric import NUMBERS
 from ssd_module import load_module
 from tests.mlu_on_standin.witness import BATCH, LOGGER, arguments, checkpoint, logged, ranks
-from tests.test_resuming import assert_equal, whole_state
+from tests.training.test_resuming import assert_equal, whole_state
 
 DETECTIONS = [
     "d2h float32 [2, 200, 4] ssd_module.py",
@@ -131,7 +131,8 @@ def test_a_run_killed_within_an_epoch_goes_on_to_the_bit_with_its_gradient_scale
     flags = ("--devices", "1", "--precision", "16-mixed", "--deterministic", "true", "--save_every_n_steps", "1")
     flags += ("--trainer.limit_val_batches", "0")
     straight, resumed = out / "straight", out / "resumed"
-    run(*arguments(sample, straight, "mlu", *flags, "--trainer.callbacks+=tests.test_resuming.KeepEverySave"))
+    keep = "--trainer.callbacks+=tests.training.test_resuming.KeepEverySave"
+    run(*arguments(sample, straight, "mlu", *flags, keep))
     killed = straight / "checkpoints" / "kept_2_step.ckpt"
     run(*arguments(sample, resumed, "mlu", *flags, "--ckpt_path", str(killed)))
     assert "scale" in whole_state(straight)["MixedPrecision"] and "mlu_rng_states" in whole_state(straight)

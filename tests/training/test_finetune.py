@@ -6,8 +6,8 @@ import torch
 from checkpoints.files import CheckpointError
 from command_line.fit import train
 from ssd_module import SSDModule, load_module
+from tests.command_line.test_fit import arguments
 from tests.test_ssd_module import save
-from tests.test_train import arguments
 from training.finetune import take_over
 from training.published_saving import save_reference_checkpoint
 

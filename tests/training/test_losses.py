@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from command_line.fit import train
 from ssd_module import SSDModule
-from tests.test_train import arguments
+from tests.command_line.test_fit import arguments
 from training.loader_watch import LoaderWatch, WatchedDataset, loader_error
 from training.losses import LossMonitor, NonFiniteLossError, SkipNonFiniteSteps, gradient_norm
 from training.random_states import RandomStates

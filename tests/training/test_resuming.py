@@ -109,7 +109,7 @@ def assert_goes_on_exactly(small, straight, run_dir, checkpoint, *more):
 def straight(small, tmp_path_factory) -> Path:
     """An undisturbed run, with every state that it saved."""
     run_dir = tmp_path_factory.mktemp("straight") / "run"
-    run(small, run_dir, "--trainer.callbacks+=tests.test_resuming.KeepEverySave")
+    run(small, run_dir, "--trainer.callbacks+=tests.training.test_resuming.KeepEverySave")
     return run_dir
 
 
@@ -155,7 +155,7 @@ VARIANTS = {
 def test_every_saved_state_goes_on_to_the_bit_with(variant, small, tmp_path):
     flags = VARIANTS[variant]
     straight = tmp_path / "straight"
-    run(small, straight, "--trainer.callbacks+=tests.test_resuming.KeepEverySave", *flags)
+    run(small, straight, "--trainer.callbacks+=tests.training.test_resuming.KeepEverySave", *flags)
     kept = [path for path in (straight / "checkpoints").glob("kept_*.ckpt") if not path.stem.endswith("_end")]
     assert len(kept) >= 5
     for checkpoint in (*kept, straight / "checkpoints" / "epoch000.ckpt"):
@@ -173,7 +173,7 @@ class WitnessSamples(pl.Callback):
             file.write(json.dumps(row) + "\n")
 
 
-WITNESS = "--trainer.callbacks+=tests.test_resuming.WitnessSamples"
+WITNESS = "--trainer.callbacks+=tests.training.test_resuming.WitnessSamples"
 
 
 def witnessed(run_dir, rank=0):
