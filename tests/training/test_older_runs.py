@@ -1,6 +1,6 @@
 """Run directories of earlier versions go on to the bit.
 
-`data/checkpoint_of_before_the_rooms.json` is last.ckpt as revision 826047b saved it after 4 of 5 steps, without what
+`saved/checkpoint_of_before_the_rooms.json` is last.ckpt as revision 826047b saved it after 4 of 5 steps, without what
 has the size of the network: weights, momentum and random states, which the test takes from a run of today at that step.
 """
 
@@ -17,7 +17,7 @@ import torch
 from command_line.fit import train
 from training.last_checkpoint import Preempted
 
-SAVED = Path(__file__).parent / "data" / "checkpoint_of_before_the_rooms.json"
+SAVED = Path(__file__).parent / "saved" / "checkpoint_of_before_the_rooms.json"
 
 
 class StopInStepFour(pl.Callback):
