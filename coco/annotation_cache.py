@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """What is no array: which state of the json they were made from, and the little that needs no array."""
+    """Which state of the json the arrays were made from, and the little that needs no array."""
 
     size: int  # of the json, in bytes
     mtime_ns: int  # of the json
@@ -158,8 +158,8 @@ def open_cache(cache_path: Path) -> Contents:
         if folder.is_symlink():
             raise BrokenCache(f"has a link in place of {meta.folder}")
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
-        lengths = {"N": len(arrays["image_ids"]), "M": len(arrays["labels"]), "K": len(arrays["training_labels"])}
-        lengths["N + 1"] = lengths["N"] + 1
+        images, boxes, to_train_on = (len(arrays[name]) for name in ("image_ids", "labels", "training_labels"))
+        lengths = {"N": images, "N + 1": images + 1, "M": boxes, "K": to_train_on}
         for name, (dtype, length, *more) in ARRAYS.items():
             array, shape = arrays[name], (lengths.get(length, len(arrays[name])), *more)
             if (array.dtype.str, array.shape) != (dtype, shape):
@@ -174,7 +174,7 @@ def open_cache(cache_path: Path) -> Contents:
 def _mapped(path: Path) -> np.ndarray:
     array = np.load(_regular(path), mmap_mode="r", allow_pickle=False)
     if array.offset + array.nbytes != path.stat().st_size or not array.flags.c_contiguous:
-        raise BrokenCache(f"has a {path.name} of another size or order than {array.shape} in C's")
+        raise BrokenCache(f"has a {path.name} of another size than its header says, or not in C order")
     return np.asarray(array)
 
 
