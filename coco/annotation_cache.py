@@ -1,37 +1,51 @@
-"""Flat arrays in one file, memory-mapped: the cache of what a COCO json holds.
+"""The cache of what a COCO json holds: memory-mapped `.npy` files in a directory beside it, `instances.json.index/`.
 Checked against the json (size, mtime, hash), built by one process while others wait, replaced atomically.
 
-Layout: a fixed prefix, a JSON header with the table of arrays, then the arrays, each aligned. Nothing in it is code.
-A crash can leave no half-written cache under the final name; damage inside the arrays later on is not looked for, as
-that would read the whole file at every start.
+    meta.json            which state of the json this is, its classes, and the name of the folder that holds the arrays
+    0f1e2d3c4b5a6978/    image_ids.npy, bboxes.npy, ...
+
+A build fills a folder of its own, then replaces meta.json: who reads finds the cache before or the one after, whole.
+Nothing in it is code. Damage inside the arrays is not looked for, as that would read all of them at every start.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import json
 import logging
-import math
-import mmap
 import os
+import re
+import secrets
+import shutil
 import stat
-import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from filelock import FileLock
 
-VERSION = 2  # raise it whenever the arrays of a given json change
-MAGIC = b"COCOFLAT"
-ALIGNMENT = 64
-# magic, version, header size, json size, json mtime (ns), checked at (ns), length of this file, json hash, header hash
-PREFIX = struct.Struct("<8sIIQqqQ32s32s")
-TIMES = struct.Struct("<qq")  # mtime and checked at, rewritten in place
-TIMES_OFFSET = struct.calcsize("<8sIIQ")
-DTYPES = {"<f8", "<f4", "<i8", "<i4", "|b1", "|u1"}
+VERSION = 3  # raise it whenever the arrays of a given json change
+META = "meta.json"
+FOLDER = r"\A[0-9a-f]{16}\Z"
+# Type and shape, of N images, M annotations, K training boxes; other letters stand for any length.
+ARRAYS = {
+    "image_ids": ("<i8", "N"),
+    "widths": ("<i4", "N"),
+    "heights": ("<i4", "N"),
+    "first": ("<i8", "N + 1"),
+    "bboxes": ("<f8", "M", 4),
+    "areas": ("<f8", "M"),
+    "iscrowd": ("|b1", "M"),
+    "labels": ("<i8", "M"),
+    "first_training": ("<i8", "N + 1"),
+    "training_boxes": ("<f4", "K", 4),
+    "training_labels": ("<i8", "K"),
+    "trainable": ("<i8", "T"),
+    "first_letter": ("<i8", "N + 1"),
+    "letters": ("|u1", "L"),
+}
 
 # A file can change twice within one tick of its clock (2 s on the coarsest file systems), so an mtime this young when
 # the json was read proves nothing: the hash is compared once more.
@@ -42,60 +56,59 @@ WAIT_SECONDS = 300.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """Which state of the json the arrays were made from."""
+class Meta(msgspec.Struct, frozen=True):
+    """Which state of the json the arrays were made from, and the little that needs no array."""
 
-    size: int
-    mtime_ns: int
+    size: int  # of the json, in bytes
+    mtime_ns: int  # of the json
     checked_ns: int  # when the hash was last known to belong to this mtime
-    digest: bytes
+    digest: str  # BLAKE2b of the json, in hexadecimal
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    num_dropped: int
+    num_clipped: int
+    examples: tuple[str, ...]  # file names of images whose boxes were dropped or clipped
+    version: int = VERSION
+    folder: Annotated[str, msgspec.Meta(pattern=FOLDER)] = ""
+    check: str = ""  # BLAKE2b of all this
 
 
 @dataclass(frozen=True)
 class Contents:
-    stamp: Stamp
-    meta: dict
+    meta: Meta
     arrays: dict[str, np.ndarray]
-    buffer: bytearray | mmap.mmap
 
 
-class BrokenCache(ValueError):
-    """A file that is no cache of this version, or not all of it."""
+class BrokenCache(Exception):
+    """What lies there is no cache of this version, or not all of it."""
 
 
-def load_or_build(
-    json_path: Path, build: Callable[[], bytearray], check: Callable[[Contents], None]
-) -> tuple[Contents, Path | None]:
-    """The valid cache of `json_path` and where it lies; where nothing can be written, the contents in memory and None.
-
-    `build` reads the json and returns the packed contents; `check` raises BrokenCache for contents of another kind.
-    """
+def load_or_build(json_path: Path, build: Callable[[], Contents]) -> tuple[Contents, Path | None]:
+    """The valid cache of `json_path` and where it lies; where nothing can be written, what `build` returns and None."""
     places = cache_paths(json_path)
     for cache_path in places:
-        contents = open_valid(cache_path, json_path, check)
+        contents = open_valid(cache_path, json_path)
         if contents is not None:
             return contents, cache_path
-    packed, refusals = None, []
+    built, refusals = None, []
     for cache_path in places:
         try:
-            with _sole_builder(cache_path) as partial:
+            with _sole_builder(cache_path):
                 # Another process may have built it while this one waited.
-                contents = open_valid(cache_path, json_path, check, say_why_not=True)
+                contents = open_valid(cache_path, json_path, say_why_not=True)
                 if contents is None:
-                    packed = packed or build()
-                    _write(partial, packed)
-                    os.replace(partial.name, cache_path)
+                    built = built or build()
+                    _write(cache_path, built)
                     contents = open_cache(cache_path)
             return contents, cache_path
-        except OSError as error:
-            refusals.append(f"{cache_path.parent}: {error.strerror or error}")
+        except (OSError, BrokenCache) as error:
+            refusals.append(f"{cache_path.parent}: {getattr(error, 'strerror', None) or error}")
     logger.warning(
         "%s: no cache could be written (%s), so every process parses the file and holds its own copy",
         json_path,
         "; ".join(refusals),
     )
-    return unpack(packed or build()), None
+    return built or build(), None
 
 
 def cache_paths(json_path: Path) -> list[Path]:
@@ -108,78 +121,17 @@ def cache_paths(json_path: Path) -> list[Path]:
     return places
 
 
-def pack(stamp: Stamp, meta: dict, arrays: dict[str, np.ndarray]) -> bytearray:
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    table, offset = {}, 0
-    for name, array in arrays.items():
-        table[name] = [array.dtype.str, list(array.shape), offset]
-        offset += _aligned(array.nbytes)
-    header = json.dumps({"meta": meta, "arrays": table}).encode()
-    start = _aligned(PREFIX.size + len(header))
-    packed = bytearray(start + offset)
-    times = (stamp.mtime_ns, stamp.checked_ns)
-    prefix = (MAGIC, VERSION, len(header), stamp.size, *times, len(packed), stamp.digest, _digest(header))
-    PREFIX.pack_into(packed, 0, *prefix)
-    packed[PREFIX.size : PREFIX.size + len(header)] = header
-    for name, (_, _, offset) in table.items():
-        into = slice(start + offset, start + offset + arrays[name].nbytes)
-        packed[into] = memoryview(arrays[name].reshape(-1).view(np.uint8))
-    return packed
-
-
-def unpack(buffer: bytearray | mmap.mmap) -> Contents:
-    """The arrays in `buffer`, read-only and not copied."""
-    if len(buffer) < PREFIX.size:
-        raise BrokenCache(f"has {len(buffer)} bytes, fewer than its header")
-    magic, version, header_size, size, mtime_ns, checked_ns, length, digest, check = PREFIX.unpack_from(buffer)
-    if magic != MAGIC:
-        raise BrokenCache("is no annotation cache")
-    if version != VERSION:
-        raise BrokenCache(f"has format version {version}, this program writes {VERSION}")
-    if length != len(buffer):
-        raise BrokenCache(f"has {len(buffer)} bytes of {length}")
-    header = buffer[PREFIX.size : PREFIX.size + header_size]
-    if _digest(header) != check:
-        raise BrokenCache("has a damaged header")
-    start = _aligned(PREFIX.size + header_size)
-    arrays = {}
-    try:
-        content = json.loads(header)
-        for name, (dtype, shape, offset) in content["arrays"].items():
-            if dtype not in DTYPES or offset < 0:
-                raise BrokenCache(f"has an array {name} of type {dtype} at {offset}")
-            arrays[name] = np.frombuffer(buffer, dtype, math.prod(shape), start + offset).reshape(shape)
-            arrays[name].flags.writeable = False
-        return Contents(Stamp(size, mtime_ns, checked_ns, digest), content["meta"], arrays, buffer)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-        raise BrokenCache(f"has a wrong header ({error})") from None
-
-
-def open_cache(cache_path: Path) -> Contents:
-    if not stat.S_ISREG(os.stat(cache_path).st_mode):  # opening a pipe would wait for somebody to write to it
-        raise BrokenCache("is no regular file")
-    with open(cache_path, "rb") as file:
-        try:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise BrokenCache("is empty") from None
-    return unpack(buffer)
-
-
-def open_valid(
-    cache_path: Path, json_path: Path, check: Callable[[Contents], None], say_why_not: bool = False
-) -> Contents | None:
+def open_valid(cache_path: Path, json_path: Path, say_why_not: bool = False) -> Contents | None:
     """The cache, if it belongs to the json as it is now."""
     try:
         contents = open_cache(cache_path)
-        check(contents)
-        stamp, now = contents.stamp, os.stat(json_path)
-        if now.st_size != stamp.size:
+        meta, now = contents.meta, os.stat(json_path)
+        if now.st_size != meta.size:
             return None
-        if now.st_mtime_ns == stamp.mtime_ns and stamp.checked_ns - stamp.mtime_ns > YOUNG_NS:
+        if now.st_mtime_ns == meta.mtime_ns and meta.checked_ns - meta.mtime_ns > YOUNG_NS:
             return contents
-        stamp = replace(stamp, mtime_ns=now.st_mtime_ns, checked_ns=time.time_ns())
-        if hash_file(json_path) != stamp.digest:
+        meta = msgspec.structs.replace(meta, mtime_ns=now.st_mtime_ns, checked_ns=time.time_ns())
+        if hash_file(json_path) != meta.digest:
             return None
     except BrokenCache as error:
         if say_why_not:
@@ -188,76 +140,113 @@ def open_valid(
     except OSError:
         return None
     with contextlib.suppress(OSError):  # a cache that cannot be written is as good, it only costs the hash each time
-        file = os.open(cache_path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(file, TIMES.pack(stamp.mtime_ns, stamp.checked_ns), TIMES_OFFSET)
-        finally:
-            os.close(file)
-    return replace(contents, stamp=stamp)
+        _write_meta(cache_path, meta)
+    return Contents(meta, contents.arrays)
 
 
-def hash_file(path: Path) -> bytes:
+def open_cache(cache_path: Path) -> Contents:
+    """The arrays, mapped read-only. OSError if nothing is there, BrokenCache for anything but a whole cache."""
+    if not stat.S_ISDIR(os.lstat(cache_path).st_mode):  # no link either: a cache may come with somebody's data
+        raise BrokenCache("is no directory")
+    try:
+        meta = msgspec.json.decode(_regular(cache_path / META).read_bytes(), type=Meta)
+        if meta.version != VERSION:
+            raise BrokenCache(f"has format version {meta.version}, this program writes {VERSION}")
+        if meta.check != checksum(meta) or len(meta.category_ids) != len(meta.class_names):
+            raise BrokenCache(f"has a damaged {META}")
+        folder = cache_path / meta.folder
+        if folder.is_symlink():
+            raise BrokenCache(f"has a link in place of {meta.folder}")
+        arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
+        images, boxes, to_train_on = (len(arrays[name]) for name in ("image_ids", "labels", "training_labels"))
+        lengths = {"N": images, "N + 1": images + 1, "M": boxes, "K": to_train_on}
+        for name, (dtype, length, *more) in ARRAYS.items():
+            array, shape = arrays[name], (lengths.get(length, len(arrays[name])), *more)
+            if (array.dtype.str, array.shape) != (dtype, shape):
+                raise BrokenCache(f"has {name} of type {array.dtype} and shape {array.shape}, not {dtype} and {shape}")
+    except BrokenCache:
+        raise
+    except Exception as error:  # on damaged bytes msgspec and numpy raise whatever they trip over
+        raise BrokenCache(f"cannot be read ({error})") from None
+    return Contents(meta, arrays)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    array = np.load(_regular(path), mmap_mode="r", allow_pickle=False)
+    if array.offset + array.nbytes != path.stat().st_size or not array.flags.c_contiguous:
+        raise BrokenCache(f"has a {path.name} of another size than its header says, or not in C order")
+    return np.asarray(array)
+
+
+def _regular(path: Path) -> Path:
+    if not path.is_file():  # opening a pipe would wait for somebody to write to it
+        raise BrokenCache(f"has a {path.name} that is not there or no regular file")
+    return path
+
+
+def hash_file(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=32)
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.digest()
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def _sole_builder(cache_path: Path):
-    """Yields the file to write, to one process at a time; an OSError if it cannot be written or the wait is too long.
+    """Lets one process in at a time; an OSError if nothing can be written there or the wait is too long.
 
-    The partial file is temporary file and lock in one. The system drops the lock when its holder dies, however it
-    dies, and the next one overwrites what was left, so nothing piles up. When the holder has renamed the file to its
-    final name (or removed it), those who waited hold the lock of a file that is no longer the partial one: they let go
-    and try again.
+    The system drops the lock when its holder dies, however it dies. The file goes while it is still locked: filelock
+    notices that the file it got the lock of is gone, and tries again.
     """
     cache_path.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache_path.with_name(cache_path.name + ".partial")
-    deadline = time.monotonic() + WAIT_SECONDS
-    # O_NOFOLLOW: a data set that comes with a link of this name must not make us overwrite its target.
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    while True:
-        with open(partial, "r+b", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
-            if _locked(file) and _is_at(file, partial):
-                try:
-                    yield file
-                finally:
-                    if _is_at(file, partial):  # not renamed
-                        os.unlink(partial)
-                    fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do while a forked child has the file open
-                return
-        if time.monotonic() > deadline:
-            raise TimeoutError(errno.ETIMEDOUT, f"another process has been building {cache_path.name} for too long")
-        time.sleep(0.02)
+    with FileLock(f"{cache_path}.lock", timeout=WAIT_SECONDS) as lock:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # on Windows filelock removes it, afterwards
+                os.unlink(lock.lock_file)
 
 
-def _locked(file) -> bool:
+def _write(cache_path: Path, contents: Contents) -> None:
+    """Called by the sole builder; whatever earlier ones left, killed ones too, goes."""
+    if cache_path.is_symlink() or not cache_path.is_dir():
+        cache_path.unlink(missing_ok=True)  # an older version's cache was one file; the rest came with the data
+    cache_path.mkdir(exist_ok=True)
+    folder = cache_path / secrets.token_hex(8)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        folder.mkdir()
+        for name, array in contents.arrays.items():
+            with _durable_file(folder / f"{name}.npy") as file:
+                np.save(file, array, allow_pickle=False)
+        _write_meta(cache_path, msgspec.structs.replace(contents.meta, folder=folder.name))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # an older cache is in it
+            cache_path.rmdir()
+        raise
+    for other in cache_path.iterdir():
+        if re.match(FOLDER, other.name) and other.is_dir() and other != folder:  # rmtree would wait for a pipe's writer
+            shutil.rmtree(other, ignore_errors=True)  # who has mapped it keeps it; Windows refuses, until a later build
 
 
-def _is_at(file, path: Path) -> bool:
+def _write_meta(cache_path: Path, meta: Meta) -> None:
+    partial = cache_path / meta.folder / f"{secrets.token_hex(8)}.json"
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
-    except FileNotFoundError:
-        return False
+        with _durable_file(partial) as file:
+            file.write(msgspec.json.encode(msgspec.structs.replace(meta, check=checksum(meta))))
+        os.replace(partial, cache_path / META)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _write(file, packed: bytearray) -> None:
-    file.truncate(0)
-    file.write(packed)
-    file.flush()
-    os.fsync(file.fileno())
+@contextlib.contextmanager
+def _durable_file(path: Path):
+    with open(path, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _digest(header: bytes) -> bytes:
-    return hashlib.blake2b(header, digest_size=32).digest()
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def checksum(meta: Meta) -> str:
+    return hashlib.blake2b(msgspec.json.encode(msgspec.structs.replace(meta, check=""))).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coco.annotation_cache import BrokenCache, Contents, Stamp, load_or_build, open_cache, pack, unpack
+from coco.annotation_cache import BrokenCache, Contents, Meta, load_or_build, open_cache
 from coco.annotation_checks import UNSAFE_NAME, AnnotationError
 from coco.annotation_parser import Columns, check_is_file, parse
 
@@ -56,9 +56,9 @@ class CocoAnnotations:
         path = Path(os.path.abspath(path))
         check_is_file(path)
         if cache:
-            contents, cache_path = load_or_build(path, lambda: _build(path), _check_contents)
+            contents, cache_path = load_or_build(path, lambda: _build(path))
         else:
-            contents, cache_path = unpack(_build(path)), None
+            contents, cache_path = _build(path), None
         annotations = cls(path, contents, cache_path)
         if annotations.num_dropped or annotations.num_clipped:
             warnings.warn(annotations._oddities(), stacklevel=2)
@@ -66,12 +66,14 @@ class CocoAnnotations:
 
     def __init__(self, path: Path, contents: Contents, cache_path: Path | None):
         arrays, meta = contents.arrays, contents.meta
+        for array in arrays.values():
+            array.flags.writeable = False
         self.path = path
         self.image_ids, self.widths, self.heights = arrays["image_ids"], arrays["widths"], arrays["heights"]
         self.first, self.bboxes, self.areas = arrays["first"], arrays["bboxes"], arrays["areas"]
         self.iscrowd, self.labels, self.trainable = arrays["iscrowd"], arrays["labels"], arrays["trainable"]
-        self.category_ids, self.class_names = tuple(meta["category_ids"]), tuple(meta["class_names"])
-        self.num_dropped, self.num_clipped = meta["num_dropped"], meta["num_clipped"]
+        self.category_ids, self.class_names = meta.category_ids, meta.class_names
+        self.num_dropped, self.num_clipped = meta.num_dropped, meta.num_clipped
         self._first_training = arrays["first_training"]  # int64 [N + 1]
         self._training_boxes = arrays["training_boxes"]  # float32 [K, 4]
         self._training_labels = arrays["training_labels"]  # int64 [K]
@@ -86,7 +88,7 @@ class CocoAnnotations:
     @property
     def digest(self) -> str:
         """BLAKE2b of the json, in hexadecimal: tells one data set from another."""
-        return self._contents.stamp.digest.hex()
+        return self._contents.meta.digest
 
     def file_name(self, i: int) -> str:
         i = self._indices[i]
@@ -104,76 +106,32 @@ class CocoAnnotations:
 
     def __reduce__(self):
         if self._cache_path is None:
-            return _from_memory, (type(self), self.path, self._contents.buffer)
-        return _from_cache, (type(self), self.path, self._cache_path, self._contents.stamp.digest)
+            return type(self), (self.path, self._contents, None)
+        return _from_cache, (type(self), self.path, self._cache_path, self.digest)
 
     def _oddities(self) -> str:
-        examples = self._contents.meta["examples"]
         return (
             f"{self.path}: for training, {self.num_dropped} of {len(self.labels)} boxes were dropped (no size, or "
             f"outside the image) and {self.num_clipped} that stick out by more than {STICKS_OUT_PX:g} px were clipped, "
-            f"first in {', '.join(examples)}. Evaluation uses the boxes as written."
+            f"first in {', '.join(self._contents.meta.examples)}. Evaluation uses the boxes as written."
         )
 
 
-def _from_memory(cls, path: Path, buffer: bytearray) -> CocoAnnotations:
-    return cls(path, unpack(buffer), None)
-
-
-def _from_cache(cls, path: Path, cache_path: Path, digest: bytes) -> CocoAnnotations:
+def _from_cache(cls, path: Path, cache_path: Path, digest: str) -> CocoAnnotations:
     try:
         contents = open_cache(cache_path)
-        _check_contents(contents)
-        if contents.stamp.digest == digest:
+        if contents.meta.digest == digest:
             return cls(path, contents, cache_path)
     except (OSError, BrokenCache):
         pass
     annotations = cls.load(path)  # the cache is gone or was built anew
-    if annotations._contents.stamp.digest != digest:
+    if annotations.digest != digest:
         raise AnnotationError(f"{path}: has changed since it was loaded, so indices no longer agree. Start again.")
     return annotations
 
 
-def _check_contents(contents: Contents) -> None:
-    """Raises BrokenCache unless `CocoAnnotations` can take what is there: a cache may come with somebody's data.
-
-    Types and shapes only; the numbers are those of whoever wrote the file.
-    """
-    meta, arrays = contents.meta, contents.arrays
-    try:
-        images, boxes = len(arrays["image_ids"]), len(arrays["labels"])
-        expected = {
-            "image_ids": ("<i8", (images,)),
-            **dict.fromkeys(("widths", "heights"), ("<i4", (images,))),
-            **dict.fromkeys(("first", "first_training", "first_letter"), ("<i8", (images + 1,))),
-            "bboxes": ("<f8", (boxes, 4)),
-            "areas": ("<f8", (boxes,)),
-            "iscrowd": ("|b1", (boxes,)),
-            "labels": ("<i8", (boxes,)),
-            "training_boxes": ("<f4", (len(arrays["training_labels"]), 4)),
-            "training_labels": ("<i8", (len(arrays["training_labels"]),)),
-            "trainable": ("<i8", (len(arrays["trainable"]),)),
-            "letters": ("|u1", (len(arrays["letters"]),)),
-        }
-        found = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
-        ids, names, examples = meta["category_ids"], meta["class_names"], meta["examples"]
-        counts = (meta["num_dropped"], meta["num_clipped"])
-        right = found == expected and len(ids) == len(names)
-        right &= all(type(number) is int for number in (*ids, *counts))
-        right &= all(type(text) is str for text in (*names, *examples))
-    except (KeyError, TypeError):
-        right = False
-    if not right:
-        raise BrokenCache("does not hold what an annotation cache does")
-
-
-def _build(path: Path) -> bytearray:
-    """Reads and checks the json, and packs what `CocoAnnotations` needs."""
-    stamp, columns = _read(path)
-    return pack(stamp, *_arrange(columns))
-
-
-def _read(path: Path) -> tuple[Stamp, Columns]:
+def _build(path: Path) -> Contents:
+    """Reads and checks the json, and makes of it what `CocoAnnotations` needs."""
     try:
         checked_ns = time.time_ns()
         with open(path, "rb", buffering=0) as file:
@@ -183,9 +141,9 @@ def _read(path: Path) -> tuple[Stamp, Columns]:
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from None
     with ThreadPoolExecutor(1) as other:  # hashing releases the GIL, so it costs nothing beside the parsing
-        digest = other.submit(lambda: hashlib.blake2b(data, digest_size=32).digest())
-        columns = parse(path, data)
-        return Stamp(state.st_size, state.st_mtime_ns, checked_ns, digest.result()), columns
+        digest = other.submit(lambda: hashlib.blake2b(data, digest_size=32).hexdigest())
+        summary, arrays = _arrange(parse(path, data))
+        return Contents(Meta(state.st_size, state.st_mtime_ns, checked_ns, digest.result(), **summary), arrays)
 
 
 def _arrange(columns: Columns) -> tuple[dict, dict[str, np.ndarray]]:
@@ -204,14 +162,14 @@ def _arrange(columns: Columns) -> tuple[dict, dict[str, np.ndarray]]:
     first_training = _first_rows(image[usable], len(image_ids))
     clipped = usable & sticks_out
     odd_images = list(dict.fromkeys(image[~usable | clipped].tolist()))[:EXAMPLES]
-    meta = {
-        "category_ids": category_ids,
-        "class_names": [columns.categories[id] for id in category_ids],
+    summary = {
+        "category_ids": tuple(category_ids),
+        "class_names": tuple(columns.categories[id] for id in category_ids),
         "num_dropped": int(np.sum(~usable)),
         "num_clipped": int(np.sum(clipped)),
-        "examples": [names[index] for index in odd_images],
+        "examples": tuple(names[index] for index in odd_images),
     }
-    return meta, {
+    return summary, {
         "image_ids": image_ids,
         "widths": widths,
         "heights": heights,

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from coco import sample
 from coco.sample import main, write_sample
+from coco.sample_painting import paint
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
 REPOSITORY = Path(__file__).parents[2]
@@ -185,7 +186,7 @@ def test_objects_stand_out_from_what_they_are_painted_on():
         rng = np.random.default_rng(seed)
         background = rng.uniform(0, 255, 3).astype(np.uint8)
         picture = Image.new("RGB", (60, 60), tuple(background.tolist()))
-        sample._paint(rng, picture, np.array([[10.0, 10.0], [50.0, 10.0], [50.0, 50.0], [10.0, 50.0]]))
+        paint(rng, picture, np.array([[10.0, 10.0], [50.0, 10.0], [50.0, 50.0], [10.0, 50.0]]))
         painted = np.asarray(picture, np.float64)[15:45, 15:45]
         assert np.linalg.norm(painted - background, axis=-1).mean() > 60
 
@@ -232,17 +233,17 @@ def test_impossible_parameters_are_refused(tmp_path, arguments):
 @pytest.mark.parametrize("pictures_before_the_stop", [0, 2, 4])
 def test_interrupted_run_is_written_again(tmp_path, monkeypatch, pictures_before_the_stop):
     write_sample(tmp_path / "whole", 3, 2)
-    real, calls = sample._picture, itertools.count()
+    real, calls = sample.draw_picture, itertools.count()
 
     def stop_in_the_middle(rng):
         if next(calls) == pictures_before_the_stop:
             raise KeyboardInterrupt
         return real(rng)
 
-    monkeypatch.setattr(sample, "_picture", stop_in_the_middle)
+    monkeypatch.setattr(sample, "draw_picture", stop_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         write_sample(tmp_path / "cut", 3, 2)
-    monkeypatch.setattr(sample, "_picture", real)
+    monkeypatch.setattr(sample, "draw_picture", real)
     assert write_sample(tmp_path / "cut", 3, 2)["written"]
     assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
 

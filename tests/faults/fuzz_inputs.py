@@ -101,6 +101,8 @@ class Watch:
         if event in PROGRAMS:
             self.seen.append(f"{event} {arguments[:2]}")
         elif event == "open" and isinstance(arguments[0], (str, bytes)):
+            if os.fsdecode(arguments[0]) == os.path.basename(os.fsdecode(arguments[0])):
+                return  # shutil.rmtree, in a directory that it has open; no case gives a bare name
             path = os.path.realpath(os.fsdecode(arguments[0]))
             imported = _is_below(path, LIBRARY) and path.endswith((".py", ".pyc", ".so"))
             if not imported and not _is_below(path, self.inside):

@@ -3,7 +3,6 @@
 `prepare` makes a small valid data set; a case damages its json, the json's cache or a picture, then reads it all.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from coco.annotation_cache import PREFIX
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.dataset import EvaluationDataset, TrainingDataset
 from coco.decoding import ImageError, decode
+from tests.faults.caches import DamagedCache, cache_of
 from tests.faults.mutations import bombs, damaged_bytes, damaged_json, damaged_picture, pictures
 
 # A case's family is that of its number modulo ten.
@@ -72,7 +71,7 @@ class InputCase:
         self.rng, self.base = rng, base
         self.directory = root / "data" / "images"
         self.path = root / "data" / "annotations" / "instances.json"
-        self.cache = self.path.with_name(self.path.name + ".index")
+        self.cache = cache_of(self.path)
         for place in (self.path, self.cache):
             _remove(place)
         self.own_errors: tuple[type[Exception], ...] = (AnnotationError,)
@@ -88,9 +87,10 @@ class InputCase:
             self._put(self.path, damaged)
             self.use = self._use_annotations
 
-    def _put(self, path: Path, content: bytes) -> None:
-        """Writes the file; one in two hundred becomes something else that can stand at its place."""
-        kind = self.rng.randrange(1000)
+    def _put(self, path: Path, content: bytes, kinds: int = 1000) -> None:
+        """Writes the file; five in `kinds` become something else that can stand at its place."""
+        _remove(path)
+        kind = self.rng.randrange(kinds)
         if kind == 0:
             path.mkdir()
         elif kind == 1:
@@ -126,29 +126,12 @@ class InputCase:
     # A cache beside a valid json
 
     def _damage_cache(self) -> None:
-        clean = self.base["clean"]
-        shutil.copy2(clean.path, self.path)
-        whole = clean.path.with_name(clean.path.name + ".index").read_bytes()
-        self.payload = PREFIX.size + PREFIX.unpack_from(whole)[2]  # where the header ends
-        way = self.rng.choice(("header", "anywhere", "rewritten"))
-        if way == "rewritten":
-            self.damaged = self._with_rewritten_header(whole)
-        else:
-            self.damaged = damaged_bytes(self.rng, whole, first=self.payload if way == "header" else None)
-        # What the hashes of header and json cannot tell from a valid cache: its numbers are taken as they are.
-        same_length = len(self.damaged) == len(whole)
-        self.believed = way == "rewritten" or (same_length and self.damaged[: self.payload] == whole[: self.payload])
-        self._put(self.cache, self.damaged)
-
-    def _with_rewritten_header(self, whole: bytes) -> bytes:
-        """Another header whose checksum is right, as somebody could send it along with a data set."""
-        header = damaged_json(self.rng, json.loads(whole[PREFIX.size : self.payload]))
-        fields = list(PREFIX.unpack_from(whole))
-        fields[2], fields[8] = len(header), hashlib.blake2b(header, digest_size=32).digest()
-        start, moved = (-(-(PREFIX.size + size) // 64) * 64 for size in (self.payload - PREFIX.size, len(header)))
-        rest = header + bytes(moved - PREFIX.size - len(header)) + whole[start:]
-        fields[6] = PREFIX.size + len(rest)
-        return PREFIX.pack(*fields) + rest
+        shutil.copy2(self.base["clean"].path, self.path)
+        shutil.copytree(cache_of(self.base["clean"].path), self.cache)
+        damage = DamagedCache(self.rng, self.cache)
+        self.believed = damage.believed
+        for path, content in damage.files.items():
+            self._put(path, content, kinds=6 if damage.way == "another thing" else 1000)
 
     def _use_cache(self) -> None:
         loaded, clean = CocoAnnotations.load(self.path), self.base["clean"]
@@ -229,6 +212,6 @@ def _expect(condition: bool, otherwise: str) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        path.rmdir()
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
