@@ -11,10 +11,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
-from checkpoints.files import CheckpointError
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
 from coco.damaged import DamagedImages
@@ -25,6 +23,7 @@ from coco.sampler import EvaluationSampler, TrainingSampler
 from training.loader_watch import WatchedDataset
 from training.position import Position, geometry, position
 from training.ranks import gathered
+from training.what_changed import check_samples
 
 
 class DataError(ValueError):
@@ -187,17 +186,7 @@ class COCODataModule(pl.LightningDataModule):
         self._damaged.found = dict(state["damaged_images"])
         # Lightning cannot know that the loader does begin at the right sample.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        saved, now = state["samples_from"], self.samples_from()
-        if saved["annotations"] != now["annotations"]:  # of which the pictures follow
-            now.pop("pictures")
-        changes = [f"{name} {saved[name]} -> {now[name]}" for name in now if name in saved and saved[name] != now[name]]
-        if changes and not self.allow_other_samples:
-            raise CheckpointError(
-                f"the checkpoint was trained on other samples ({', '.join(changes)}), so the run would not go on as it "
-                "began. Resume with what it had, or, if you want the change, with --data.allow_other_samples true"
-            )
-        if changes:
-            rank_zero_info(f"Resuming on other samples than the checkpoint's: {', '.join(changes)}")
+        check_samples(state["samples_from"], self.samples_from(), self.allow_other_samples)
 
     def samples_from(self) -> dict[str, Any]:
         """What the training samples depend on beside (epoch, index); of the pictures a sample is read, once."""

@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.finite import check_finite
 from checkpoints.published import default_category_ids, to_ours
 from evaluation.metric import CocoMeanAveragePrecision
 from ssd.default_boxes import ssd300_default_boxes
@@ -25,7 +26,7 @@ from training.finite import SaveCheck
 from training.pretrained import backbone_weights
 from training.resuming import Resume
 from training.schedule import RecipeSchedule
-from training.what_changed import check_same_model, keep_first_weights
+from training.what_changed import check_same_model, drop_average, keep_first_weights
 
 REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
 
@@ -118,10 +119,13 @@ class SSDModule(pl.LightningModule):
         check_same_model(saved, self.hparams)
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
             keep_first_weights(saved, self.hparams)
+            check_finite(checkpoint, self.trainer.ckpt_path)
+            drop_average(checkpoint, self.trainer)
+            self.save_check.step = checkpoint["global_step"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last look at what is to be saved, whoever saves it; on all ranks."""
-        self.save_check(self.trainer, checkpoint)
+        self.save_check(checkpoint)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What a run needs to go on exactly, whoever made its Trainer."""

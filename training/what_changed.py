@@ -6,7 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from checkpoints.files import CheckpointError
 from training.run_record import package_versions, project_version
@@ -51,6 +52,29 @@ def keep_first_weights(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
                 f"checkpoint. Leave it out (--model.{key} null), or begin a new run, without --ckpt_path"
             )
         hparams[key] = saved[key]
+
+
+def check_samples(saved: dict[str, Any], now: dict[str, Any], allowed: bool) -> None:
+    """Raises CheckpointError, if not `allowed`, where training samples would depend on something else than before."""
+    if saved["annotations"] != now["annotations"]:  # which pictures are looked at follows from them
+        now = {name: value for name, value in now.items() if name != "pictures"}
+    changes = ", ".join(_differences("", saved, now))
+    if changes and not allowed:
+        raise CheckpointError(
+            f"the checkpoint was trained on other samples ({changes}), so the run would not go on as it "
+            "began. Resume with what it had, or, if you want the change, with --data.allow_other_samples true"
+        )
+    if changes:
+        rank_zero_info(f"Resuming on other samples than the checkpoint's: {changes}")
+
+
+def drop_average(checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
+    """A run resumed without its moving average, which stands in `state_dict`, goes on from the weights that were
+    trained, in place."""
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    if "current_model_state" in checkpoint and not averages:
+        checkpoint["state_dict"] = checkpoint["current_model_state"]
+        rank_zero_info("Resuming without the checkpoint's moving average: it is dropped, its trained weights go on")
 
 
 def made_with(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 on as if it had not been ended."""
 
 import json
+import re
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from command_line.fit import main, train
+from datamodule import COCODataModule
 from tests.training.test_resuming import arguments, assert_equal, logged, run, small, straight, whole_state
+from training.finished import finished
 
 __all__ = ["small", "straight"]  # fixtures
 STOP = "--trainer.callbacks+=tests.training.test_ended_within_an_epoch.StopAt"
@@ -104,6 +107,39 @@ def test_a_finished_run_says_so_and_how_to_extend_it_and_changes_nothing(small, 
     assert "by --trainer.max_steps 3" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()} == before
     assert json.loads((run_dir / "run.json").read_text())["resumed_from"] is None
+
+
+def checkpoint_of(epochs, steps, seconds=0.0, validating=0):
+    progress = {"total": {"ready": validating, "started": validating, "processed": 0, "completed": 0}}
+    return {
+        "loops": {
+            "fit_loop": {
+                "epoch_progress": {"current": {"processed": epochs}},
+                "epoch_loop.val_loop.batch_progress": progress,
+            }
+        },
+        "global_step": steps,
+        "callbacks": {"Timer": {"time_elapsed": {"train": seconds}}},
+        "COCODataModule": {"geometry": {"batch_size": 2, "devices": 1, "accumulated": 1}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("limits", "checkpoint", "told"),
+    [
+        ({"max_time": "00:00:01:00"}, checkpoint_of(1, 9, seconds=61.0), "by --trainer.max_time.*more than its 61 s"),
+        ({"max_time": "00:00:02:00"}, checkpoint_of(1, 9, seconds=61.0), None),
+        ({"max_steps": 9}, checkpoint_of(1, 9), "by --trainer.max_steps 9.*--trainer.max_steps N, N above 9"),
+        ({"max_steps": 9}, checkpoint_of(1, 9, validating=1), None),  # a validation that a kill interrupted
+        ({"max_steps": 9, "accumulate_grad_batches": 2}, checkpoint_of(1, 9), None),  # counted anew
+        ({"max_epochs": 3}, checkpoint_of(4, 9), r"by --max_epochs 3: 4 epoch\(s\).*--max_epochs N, N above 4"),
+        ({"max_epochs": -1}, checkpoint_of(4, 9), None),
+    ],
+)
+def test_a_run_is_finished_when_a_limit_of_the_trainer_is_reached(limits, checkpoint, told):
+    trainer = pl.Trainer(**{"max_epochs": 5, **limits}, accelerator="cpu", logger=False, enable_checkpointing=False)
+    found = finished(checkpoint, "last.ckpt", trainer, COCODataModule(batch_size=2))
+    assert found is None if told is None else re.search(told, found)
 
 
 @pytest.mark.slow

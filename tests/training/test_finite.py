@@ -80,7 +80,7 @@ def test_the_last_step_before_a_validation_leaves_neither_best_nor_epoch_with(va
 def test_all_ranks_stop_when_the_state_or_the_loss_of_one_is_broken(monkeypatch):
     monkeypatch.setattr("training.finite.gathered", lambda own: [own, ["state_dict.model.bn1.running_var"]])
     with pytest.raises(NonFiniteWeightsError, match=r"bn1\.running_var"):
-        SaveCheck()(SimpleNamespace(global_step=5), {"state_dict": {"weight": torch.ones(1)}})
+        SaveCheck()({"global_step": 5, "state_dict": {"weight": torch.ones(1)}})
     monkeypatch.setattr("training.losses.gathered", lambda own: [own, "the loss is not finite at step 7"])
     monitor = LossMonitor()
     trainer = SimpleNamespace(is_last_batch=False, accumulate_grad_batches=1, global_step=7, log_every_n_steps=50)

@@ -7,13 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from checkpoints.files import CheckpointError
 from ssd_module import SSDModule
 from tests.conftest import edit
 from tests.training.test_resuming import assert_goes_on_exactly, run, small, straight
 from training.schedule import RecipeSchedule
-from training.what_changed import changed_settings, changed_validation, keep_first_weights, made_with, take_settings
+from training.what_changed import (
+    changed_settings,
+    changed_validation,
+    drop_average,
+    keep_first_weights,
+    made_with,
+    take_settings,
+)
 
 __all__ = ["small", "straight"]  # fixtures
 TOLD = "otherwise than before"
@@ -91,6 +99,15 @@ def test_first_weights_that_are_not_those_of_the_run_are_refused():
     assert hparams["backbone_weights"] == "IMAGENET1K_V2", "the next checkpoint tells what the run began with"
     with pytest.raises(CheckpointError, match=r"finetune_from b\.ckpt: the run to resume began with a\.ckpt"):
         keep_first_weights({"finetune_from": "a.ckpt"}, {"finetune_from": "b.ckpt"})
+
+
+def test_without_its_moving_average_a_run_goes_on_from_the_trained_weights():
+    """Which Lightning would take for the average: that is what stands in `state_dict`."""
+    checkpoint = {"state_dict": "average", "current_model_state": "trained"}
+    drop_average(checkpoint, SimpleNamespace(callbacks=[EMAWeightAveraging()]))
+    assert checkpoint["state_dict"] == "average"
+    drop_average(checkpoint, SimpleNamespace(callbacks=[]))
+    assert checkpoint["state_dict"] == "trained"
 
 
 def trainer_of(**settings):
