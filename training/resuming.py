@@ -24,6 +24,7 @@ class Resume(pl.Callback):
 
     def __init__(self) -> None:
         self._checkpoint: dict[str, Any] | None = None  # while it is being restored
+        self._made_with: dict[str, Any] = {}
         self._max_steps: int | None = None  # the Trainer's, put off
         self._validates_first = False
         self._rate_is_other = False  # by the checkpoint's devices, its batch or its settings
@@ -41,10 +42,11 @@ class Resume(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The optimisers are as configured, and about to be restored."""
+        self._made_with = made_with(trainer, pl_module)  # as configured; other callbacks may change the trainer's
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is None:
             return
-        lines = changed_settings(checkpoint, trainer, pl_module)
+        lines = changed_settings(checkpoint, self._made_with, pl_module.hparams)
         told = {line.split(" ")[0].removeprefix("model.") for line in lines}
         rates = take_settings(checkpoint, trainer)
         lines += [line for name, line in rates.items() if name not in told]
@@ -95,7 +97,7 @@ class Resume(pl.Callback):
         if epoch_was_cut(trainer):
             reopen_epoch(checkpoint["loops"]["fit_loop"])
         checkpoint["last_validation"] = dict(pl_module.numbers)
-        checkpoint["made_with"] = made_with(trainer, pl_module)
+        checkpoint["made_with"] = self._made_with
 
     def _limit_steps(self, trainer: pl.Trainer) -> None:
         if self._max_steps is not None:

@@ -97,13 +97,13 @@ def made_with(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]
     }
 
 
-def changed_settings(checkpoint: dict[str, Any], trainer: pl.Trainer, module: Any) -> list[str]:
-    """One line for each setting, version or device that is not the checkpoint's.
+def changed_settings(checkpoint: dict[str, Any], now: dict[str, Any], hparams: dict[str, Any]) -> list[str]:
+    """One line for each setting, version or device of a run (`made_with`, `hparams`) that is not the checkpoint's.
 
     Raises:
         CheckpointError: another limit_train_batches.
     """
-    saved, now = checkpoint.get("made_with", {}), made_with(trainer, module)
+    saved = checkpoint.get("made_with", {})
     old, new = saved.get("trainer", {}), now["trainer"]
     if old.get("limit_train_batches", new["limit_train_batches"]) != new["limit_train_batches"]:
         raise CheckpointError(
@@ -111,7 +111,7 @@ def changed_settings(checkpoint: dict[str, Any], trainer: pl.Trainer, module: An
             f"{old['limit_train_batches']}. Epochs of another length would move its place and the milestones: resume "
             "with what it had, or begin a new run (--finetune_from takes its weights)"
         )
-    lines = _differences("model.", checkpoint.get("hyper_parameters", {}), module.hparams, without=AT_THE_START)
+    lines = _differences("model.", checkpoint.get("hyper_parameters", {}), hparams, without=AT_THE_START)
     lines += _differences("trainer.", old, new)
     lines += _differences("", {"device": saved.get("device", now["device"])}, now)
     # Packages that are there on one side only (simplejpeg) matter as much: the decoder tells.

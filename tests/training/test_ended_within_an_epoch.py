@@ -10,10 +10,16 @@ import torch
 
 from command_line.fit import main, train
 from datamodule import COCODataModule
-from tests.training.test_resuming import arguments, assert_equal, logged, run, small, straight, whole_state
+from tests.training.test_resuming import (
+    arguments,
+    assert_equal,
+    assert_goes_on_exactly,
+    logged,
+    run,
+    whole_state,
+)
 from training.finished import finished
 
-__all__ = ["small", "straight"]  # fixtures
 STOP = "--trainer.callbacks+=tests.training.test_ended_within_an_epoch.StopAt"
 
 
@@ -92,6 +98,15 @@ def test_a_run_that_was_asked_to_stop_ends_between_two_optimiser_steps_and_goes_
     run(small, tmp_path / "straight", *more)
     stop = (STOP, "--trainer.callbacks.batch", batch)
     assert_extended_is_straight(small, tmp_path / "straight", tmp_path / "run", stop, *more)
+
+
+@pytest.mark.slow
+def test_a_validation_that_was_interrupted_after_the_last_step_is_made_and_no_further_step(small, tmp_path):
+    limit = ("--trainer.max_steps", "3")
+    run(small, tmp_path / "straight", *limit, "--trainer.callbacks+=tests.training.test_resuming.KeepEverySave")
+    interrupted = tmp_path / "straight" / "checkpoints" / "kept_3_validation.ckpt"
+    assert_goes_on_exactly(small, tmp_path / "straight", tmp_path / "run", interrupted, *limit)
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
 
 
 def test_a_finished_run_says_so_and_how_to_extend_it_and_changes_nothing(small, tmp_path, capsys):

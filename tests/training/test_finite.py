@@ -8,12 +8,11 @@ import torch
 
 from command_line.published import main as published
 from ssd_module import SSDModule
-from tests.training.test_resuming import run, small
+from tests.training.test_resuming import run
 from training.finite import NonFiniteWeightsError, SaveCheck
 from training.losses import LossMonitor, NonFiniteLossError
 from training.published_saving import save_reference_checkpoint
 
-__all__ = ["small"]  # a fixture
 EMA = "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"
 
 

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from checkpoints.files import CheckpointError
 from ssd_module import SSDModule
 from tests.conftest import edit
-from tests.training.test_resuming import assert_goes_on_exactly, run, small, straight
+from tests.training.test_resuming import assert_goes_on_exactly, run
 from training.schedule import RecipeSchedule
 from training.what_changed import (
     changed_settings,
@@ -23,7 +23,6 @@ from training.what_changed import (
     take_settings,
 )
 
-__all__ = ["small", "straight"]  # fixtures
 TOLD = "otherwise than before"
 
 
@@ -122,14 +121,15 @@ def test_the_trainers_settings_the_device_and_the_versions_are_told():
     checkpoint = {"made_with": made_with(trainer_of(precision="32-true", max_epochs=2), module)}
     checkpoint["made_with"]["versions"]["torch"] = "1.0"
     assert json.loads(json.dumps(checkpoint)) == checkpoint, "plain data"
-    lines = changed_settings(checkpoint, trainer_of(precision="bf16-mixed", max_epochs=4, device="cuda:1"), module)
+    now = made_with(trainer_of(precision="bf16-mixed", max_epochs=4, device="cuda:1"), module)
+    lines = changed_settings(checkpoint, now, module.hparams)
     told = "\n".join(lines)
     assert "trainer.precision 32-true -> bf16-mixed" in told and "device cpu -> cuda" in told
     assert f"version of torch 1.0 -> {torch.__version__}" in told
     assert "trainer.max_epochs 2 -> 4 (milestones stay at their epochs" in told
     assert len(lines) == 4
     again = {"made_with": made_with(trainer_of(), module), "hyper_parameters": dict(module.hparams)}
-    assert changed_settings(again, trainer_of(), module) == []
+    assert changed_settings(again, made_with(trainer_of(), module), module.hparams) == []
 
 
 def optimiser(rate, momentum):
