@@ -54,7 +54,6 @@ VARIANTS = {
     "a NaN": ["--trainer.callbacks.value", ".nan"],
     "accumulation": ["--trainer.accumulate_grad_batches", "2", "--trainer.callbacks.step", "4"],
     "bf16-mixed": ["--precision", "bf16-mixed"],
-    "16-mixed": ["--precision", "16-mixed"],
     "a moving average": [EMA],
     "weights alone, of the best": [
         "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint",
