@@ -11,20 +11,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
-from checkpoints.files import CheckpointError
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
 from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.decoding import decoder_name
-from coco.picture_files import missing_pictures
+from coco.picture_files import missing_pictures, pictures_digest
 from coco.sampler import EvaluationSampler, TrainingSampler
 from training.loader_watch import WatchedDataset
+from training.position import Position, geometry, position
 from training.ranks import gathered
-from training.resuming import Position, geometry, position
+from training.what_changed import check_samples
 
 
 class DataError(ValueError):
@@ -42,7 +41,7 @@ class COCODataModule(pl.LightningDataModule):
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
         seed: of the sample order and the augmentation.
-        allow_other_samples: resume from a checkpoint although seed, annotations or decoder are not those of its run.
+        allow_other_samples: resume from a checkpoint although seed, annotations, pictures or decoder are not its run's.
         decoder: of JPEGs: `simplejpeg`, `pillow` (slower; other by rounding, less than 0.1 grey level on average), or
             `auto`, the faster one installed here; `decoder_name` says which.
         damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
@@ -175,6 +174,7 @@ class COCODataModule(pl.LightningDataModule):
             "position": asdict(position(self.trainer, self.start, now.batch)),
             "geometry": asdict(now),
             "samples_from": self.samples_from(),
+            "evaluated_on": self.evaluated_on(),
             "damaged_images": self._all_damaged_images(),
         }
 
@@ -186,21 +186,25 @@ class COCODataModule(pl.LightningDataModule):
         self._damaged.found = dict(state["damaged_images"])
         # Lightning cannot know that the loader does begin at the right sample.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        saved, now = state["samples_from"], self.samples_from()
-        changes = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
-        if changes and not self.allow_other_samples:
-            raise CheckpointError(
-                f"the checkpoint was trained on other samples ({', '.join(changes)}), so the run would not go on as it "
-                "began. Resume with what it had, or, if you want the change, with --data.allow_other_samples true"
-            )
-        if changes:
-            rank_zero_info(f"Resuming on other samples than the checkpoint's: {', '.join(changes)}")
+        check_samples(state["samples_from"], self.samples_from(), self.allow_other_samples)
 
     def samples_from(self) -> dict[str, Any]:
-        """What the training samples depend on beside (epoch, index)."""
+        """What the training samples depend on beside (epoch, index); of the pictures a sample is read, once."""
         return {
             "seed": self.seed,
             "annotations": self.train_annotations.digest[:16],
+            "pictures": self._train_pictures,
+            "decoder": self.decoder_name,
+        }
+
+    def evaluated_on(self) -> dict[str, Any] | None:
+        """What the numbers of a validation depend on beside the model; None where there is none."""
+        if getattr(self.trainer, "limit_val_batches", None) == 0:
+            return None
+        return {
+            "annotations": self.val_annotations.digest[:16],
+            "pictures": self._val_pictures,
+            "images": min(len(self.val_annotations), self.val_limit or len(self.val_annotations)),
             "decoder": self.decoder_name,
         }
 
@@ -241,6 +245,14 @@ class COCODataModule(pl.LightningDataModule):
 
     def _replicas(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    @cached_property
+    def _train_pictures(self) -> str:
+        return pictures_digest(self.train_annotations, self._directories["train"])
+
+    @cached_property
+    def _val_pictures(self) -> str:
+        return pictures_digest(self.val_annotations, self._directories["val"])
 
     def _load(self, stage: str) -> CocoAnnotations:
         if not self._files[stage].is_file():

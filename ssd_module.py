@@ -7,9 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.finite import check_finite
 from checkpoints.published import default_category_ids, to_ours
 from evaluation.metric import CocoMeanAveragePrecision
 from ssd.default_boxes import ssd300_default_boxes
@@ -20,9 +22,11 @@ from ssd.model import SSD300
 from ssd.parameters import parameter_groups
 from ssd.postprocess import detect
 from training.finetune import check_backbone, take_over
+from training.finite import SaveCheck
 from training.pretrained import backbone_weights
 from training.resuming import Resume
 from training.schedule import RecipeSchedule
+from training.what_changed import check_same_model, drop_average, keep_first_weights
 
 REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
 
@@ -88,6 +92,7 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss()
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
+        self.save_check = SaveCheck()
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,14 +115,17 @@ class SSDModule(pl.LightningModule):
             self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint of another backbone or of other classes is refused by name, before tensors fail to fit."""
         saved = checkpoint.get("hyper_parameters", {})
-        for key in ("backbone", "num_classes", "class_names", "category_ids"):
-            if key in saved and saved[key] != self.hparams[key]:
-                raise CheckpointError(
-                    f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(self.hparams[key])}; "
-                    "resume with the data set and backbone that it was trained with"
-                )
+        check_same_model(saved, self.hparams)
+        if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            keep_first_weights(saved, self.hparams)
+            check_finite(checkpoint, self.trainer.ckpt_path)
+            drop_average(checkpoint, self.trainer)
+            self.save_check.step = checkpoint["global_step"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The last look at what is to be saved, whoever saves it; on all ranks."""
+        self.save_check(checkpoint)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What a run needs to go on exactly, whoever made its Trainer."""
@@ -266,7 +274,3 @@ def check_is_ours(checkpoint: dict[str, Any], path: str | Path) -> None:
             f"{path}: neither a Lightning checkpoint of this project (state_dict, hyper_parameters) nor one of the "
             f"published recipe (model); it has {', '.join(map(str, checkpoint))[:200]}"
         )
-
-
-def _short(value: Any) -> str:
-    return text if len(text := str(value)) <= 120 else f"{text[:117]}..."

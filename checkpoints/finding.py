@@ -6,6 +6,7 @@ from typing import Any
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.finite import check_finite
 from checkpoints.published import missing_for_training
 
 
@@ -35,13 +36,16 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
                 f"--ckpt_path {ckpt_path}: no run to resume in it, neither of this project nor of the published recipe "
                 f"(it has {', '.join(map(str, checkpoint))[:200]})"
             )
+        check_finite(checkpoint, ckpt_path)
         return Path(ckpt_path)
     if run_dir is None:
         raise CheckpointError(f"--ckpt_path {ckpt_path} looks in a run directory: give it with --run_dir DIR")
     found = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]  # the latter by SLURM requeue
     for path in sorted(found, key=lambda path: (_is_to_resume(path), path.stat().st_mtime_ns), reverse=True):
         try:
-            if _can_go_on(read_checkpoint(path)):
+            checkpoint = read_checkpoint(path)
+            check_finite(checkpoint, path)
+            if _can_go_on(checkpoint):
                 return path
             reason = "holds no run to resume"
         except CheckpointError as error:

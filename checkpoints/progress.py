@@ -32,6 +32,23 @@ def epoch_is_left_to_validate(fit_loop: dict[str, Any]) -> bool:
     return fit_loop["epoch_loop.batch_progress"]["is_last_batch"] and epoch["processed"] < epoch["ready"]
 
 
+def is_left_to_validate(fit_loop: dict[str, Any]) -> bool:
+    """Whether a state was saved before a validation that a resumed run begins with (training/last_checkpoint.py)."""
+    batches = fit_loop.get("epoch_loop.val_loop.batch_progress", {}).get("total", {})
+    return bool(batches) and batches["started"] == batches["ready"] == batches["processed"] + 1
+
+
 def epochs_trained(fit_loop: dict[str, Any]) -> int:
     """Whole epochs, one that is left to validate among them."""
     return fit_loop["epoch_progress"]["current"]["processed"] + epoch_is_left_to_validate(fit_loop)
+
+
+def reopen_epoch(fit_loop: dict[str, Any]) -> None:
+    """Makes an epoch that was ended before its last batch the one that a resumed run goes on in, in place: the counters
+    of a state saved at the end of that batch."""
+    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+    for counters in (epochs["total"], epochs["current"]):
+        counters["processed"] = counters["completed"] = counters["started"] - 1
+    for counters in (batches["total"], batches["current"]):
+        counters["completed"] = counters["ready"] - 1
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

@@ -6,10 +6,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError
 from command_line.fit_cli import FitCLI
 from command_line.shared import FULL_DISK
 from evaluation.report import metrics_table
+from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
 
 
@@ -19,7 +21,8 @@ def train(
     loggers: Sequence[Logger] = (),
     command: Sequence[str] = (),
 ) -> pl.Trainer:
-    """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting.
+    """Parses the arguments (those of the process by default), trains, and returns the trainer after fitting. Of a run
+    that is finished it says so, and changes nothing.
 
     `callbacks` and `loggers` come beside those of the configuration. `command` is what a user typed, if not train.py
     with these arguments.
@@ -28,6 +31,10 @@ def train(
         Preempted: stopped by a signal, after printing how to go on. Else `command_line.shared.USER_ERRORS`.
     """
     cli = FitCLI(args, callbacks, loggers, command)
+    if told := _finished(cli):
+        if cli.trainer.is_global_zero:
+            print(told)
+        return cli.trainer
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
@@ -50,6 +57,13 @@ def train(
 def main(args: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:
     """What train.py does; see `train`."""
     print_results(train(args, command=command))
+
+
+def _finished(cli: FitCLI) -> str | None:
+    if cli.ckpt_path is None:
+        return None
+    checkpoint = DurableCheckpointIO().load_checkpoint(cli.ckpt_path)
+    return finished(checkpoint, cli.ckpt_path, cli.trainer, cli.datamodule)
 
 
 def print_results(trainer: pl.Trainer) -> None:

@@ -142,7 +142,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
 def train_arguments(args: Namespace, more: Sequence[str] = ()) -> list[str]:
     """The arguments of train.py. `--evaluation`, `--save`, `--json-summary` and TF32 have none there: see main.py."""
     backbone = args.backbone or "resnet50"
-    weights = args.backbone_path or _weights_name(backbone, args.torchvision_weights_version)
+    # A resumed run has its first weights behind it.
+    pretrained = None if args.checkpoint else _weights_name(backbone, args.torchvision_weights_version)
+    weights = args.backbone_path or pretrained
     pairs = {
         "--model.backbone": backbone,
         "--model.backbone_weights": weights,

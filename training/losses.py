@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from training.position import epoch_was_cut
 from training.ranks import gathered
 
 
@@ -20,9 +21,10 @@ class LossMonitor(pl.Callback):
     """Stops at a loss that is not finite, naming step, parts and images; logs the epoch's mean, `train/loss_epoch`.
 
     The losses stay on the device and are read together whenever Lightning reads scalars for the loggers anyway (every
-    `log_every_n_steps`), and before validation, epoch end and every checkpoint: no sync of its own in a step, and no
-    checkpoint of broken weights. The progress bar gets the latest of them. The mean is over all ranks, and goes on
-    from a checkpoint in the middle of an epoch.
+    `log_every_n_steps`), and before validation, epoch end and every checkpoint: no sync of its own in a step. (Weights
+    can break in a step whose loss is finite: training/finite.py looks at them before they are saved.) All ranks stop
+    with the message of the first one that has such a loss. The progress bar gets the latest loss. The mean is over all
+    ranks, and goes on from a checkpoint in the middle of an epoch, or after a fit that ended there.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,8 @@ class LossMonitor(pl.Callback):
         self._check()
         sums, images = zip(*gathered((self._sum, self._images)), strict=True)
         pl_module.log("train/loss_epoch", torch.tensor(sum(sums) / max(sum(images), 1)), batch_size=1)
-        self._sum, self._images = 0.0, 0
+        if not epoch_was_cut(trainer):
+            self._sum, self._images = 0.0, 0
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -73,19 +76,17 @@ class LossMonitor(pl.Callback):
         if not pending:
             return torch.empty(0)
         losses = torch.stack([parts["loss"] for _, parts, _ in pending]).float().cpu()
+        told = None
         for loss, (step, parts, image_ids) in zip(losses.tolist(), pending, strict=True):
             if step in self._skipped:
                 continue
             if not np.isfinite(loss):
-                values = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
-                raise NonFiniteLossError(
-                    f"the loss is not finite at step {step}: {values}; image ids {', '.join(map(str, image_ids))}. "
-                    "The last checkpoint is from before this step. Lower --model.learning_rate or lengthen "
-                    "--model.warmup_steps; if it is always the same images, look at their boxes; --max_skipped_steps K "
-                    "skips up to K such steps"
-                )
+                told = _not_finite(step, parts, image_ids)
+                break
             self._sum += loss * len(image_ids)
             self._images += len(image_ids)
+        if any(told_by_ranks := gathered(told)):
+            raise NonFiniteLossError(next(filter(None, told_by_ranks)))
         return losses
 
 
@@ -152,6 +153,15 @@ class GradientNorm(pl.Callback):
     ) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             pl_module.log("train/gradient_norm", gradient_norm(pl_module), batch_size=1)
+
+
+def _not_finite(step: int, parts: dict[str, Tensor], image_ids: Any) -> str:
+    values = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
+    return (
+        f"the loss is not finite at step {step}: {values}; image ids {', '.join(map(str, image_ids))}. The last "
+        "checkpoint is from before this step. Lower --model.learning_rate or lengthen --model.warmup_steps; if it is "
+        "always the same images, look at their boxes; --max_skipped_steps K skips up to K such steps"
+    )
 
 
 def _step(trainer: pl.Trainer, batch_idx: int) -> int:

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def write_run_record(path: Path, cli: Any) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n")
 
 
+def project_version() -> str:
+    """The checkout's revision; of an installed package its version."""
+    if revision := git_revision(Path(__file__).parent):
+        return revision
+    try:
+        return version("ssd300-lightning")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def package_versions() -> dict[str, str]:
     """The installed ones of `PACKAGES`."""
     found = {}
@@ -50,6 +61,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+@cache  # of what this process runs
 def git_revision(directory: Path) -> str | None:
     """Commit of the checkout, with `+changes` where files differ from it; None without git."""
     git = ["git", "-C", str(directory)]

@@ -46,8 +46,12 @@ class RecipeSchedule(LambdaLR):
             return
         if self.steps_per_epoch is not None:
             self.last_epoch = state_dict["epoch"] * self.steps_per_epoch
+        self.set_rates()
+
+    def set_rates(self) -> None:
+        """Gives the optimiser the rates of the place where the schedule stands."""
         self._last_lr = [
             base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
         ]
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            group["lr"] = rate
+        for group, base, rate in zip(self.optimizer.param_groups, self.base_lrs, self._last_lr, strict=True):
+            group["initial_lr"], group["lr"] = base, rate

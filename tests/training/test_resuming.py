@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 
 from checkpoints.files import CheckpointError
-from coco.sample import write_sample
 from coco.sampler import TrainingSampler
 from command_line.fit import train
 from training.resuming import Geometry, Position, translate
@@ -37,14 +36,6 @@ class KeepEverySave(pl.Callback):
 
     def on_train_end(self, trainer, *args):
         self._keep(trainer, "end")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """Seven training pictures: three steps of two, and one left over."""
-    directory = tmp_path_factory.mktemp("small")
-    write_sample(directory, train_images=8, val_images=2)
-    return directory
 
 
 def arguments(data, run_dir, *more):
@@ -103,14 +94,6 @@ def assert_goes_on_exactly(small, straight, run_dir, checkpoint, *more):
     assert found.items() <= expected.items()
     assert {key for key in expected if key[1] >= step} <= found.keys(), "something was not logged again"
     assert_equal(whole_state(run_dir), whole_state(straight))
-
-
-@pytest.fixture(scope="module")
-def straight(small, tmp_path_factory) -> Path:
-    """An undisturbed run, with every state that it saved."""
-    run_dir = tmp_path_factory.mktemp("straight") / "run"
-    run(small, run_dir, "--trainer.callbacks+=tests.training.test_resuming.KeepEverySave")
-    return run_dir
 
 
 KEPT = ["1_step", "2_step", "3_validation", "3_step", "4_step", "5_step", "6_validation"]
