@@ -26,11 +26,10 @@ from coco.decoding import ImageError
 from evaluation.drawing import draw_detections
 from prediction import video
 from prediction.detector import Detections, Detector, batches, open_picture, prepare
-from prediction.devices import check_score_threshold, device_flags
+from prediction.devices import PRECISIONS, check_score_threshold, device_flags
 from prediction.files import Input, ResultFiles, find_inputs
 from ssd_module import load_module
 
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 INCOMPLETE = 3  # exit status
 NAMED = 3  # files that the last line names
 

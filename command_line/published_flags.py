@@ -133,9 +133,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
     for flag in FLAGS:
         if flag.refused and getattr(args, flag.key) is not None:
             raise MisconfigurationException(f"{flag.names[0]} is not taken here. Instead: {flag.ours}")
-    for flag in ("iterations", "eval_iters"):
-        if getattr(args, flag) == 1:  # Lightning's command line may read it as 1.0, the whole
-            raise MisconfigurationException(f"--{flag} 1: give at least 2 batches, or leave it out for all")
     return args, more
 
 
