@@ -24,7 +24,7 @@ def difference(one: str, other: str) -> str:
     """Why two names of equal `likeness` are not the same, in words."""
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return f"Unicode form {_form(one)} against {_form(other)}"
-    if one.casefold() == other.casefold():
+    if one.lower() == other.lower():
         return "upper and lower case"
     if "".join(one.split()) == "".join(other.split()):
         return "spaces"

@@ -111,9 +111,9 @@ def test_a_flag_without_counterpart_is_refused_with_what_to_use_instead(flag):
         parse(["--data", "d", flag.names[0], *value])
 
 
-def test_a_single_iteration_is_refused_since_lightning_may_take_it_for_everything():
-    with pytest.raises(MisconfigurationException, match="--iterations 1: give at least 2"):
-        parse(["--data", "d", "--iterations", "1"])
+def test_a_single_iteration_is_one_batch():
+    ours = translated("--iterations", "1", "--eval_iters", "1")
+    assert ours["--trainer.limit_train_batches"] == ours["--trainer.limit_val_batches"] == "1", "1.0 would be all"
 
 
 def test_the_documentation_lists_the_flags():
