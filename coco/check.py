@@ -141,7 +141,7 @@ def _make_room_for(path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m coco.check", description=__doc__.split(":")[0] + ".")
     add = parser.add_argument
-    add("data_root", metavar="DIR", type=Path, help="the data set, as --data_root of train.py")
+    add("data_root", metavar="DIR", type=_path, help="the data set, as --data_root of train.py")
     # Names below DIR, as those of COCODataModule.
     for name, default in (
         ("train_images", "train2017"),
@@ -151,9 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(f"--{name}", default=default, metavar="PATH", help="below DIR (default %(default)s)")
     add("--fast", action="store_true", help="do not open the pictures, only look whether they are there")
-    add("--output", type=Path, default=Path("check.png"), help="the contact sheet (default %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="also write the report to this file")
+    add("--output", type=_path, default=Path("check.png"), help="the contact sheet (default %(default)s)")
+    add("--json", type=_path, metavar="FILE", help="also write the report to this file")
     return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _annotations(directory: Path, file: Path, report: Report) -> CocoAnnotations | None:

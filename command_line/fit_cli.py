@@ -49,6 +49,8 @@ class FitCLI(ScriptCLI):
     `callbacks` and `loggers` come beside those of the configuration and the standard ones.
     """
 
+    trains = True  # False: only validation will be asked of the Trainer
+
     def __init__(
         self,
         args: Sequence[str] | None = None,
@@ -96,12 +98,13 @@ class FitCLI(ScriptCLI):
         self.run_dir = claim_run_directory(self.config.run_dir, resumes=self.ckpt_path is not None)
 
     def _check_settings(self) -> None:
-        check_trainer_flags(self.config.trainer, fits=True)
-        check_training_precision(self.config.trainer.precision)
+        check_trainer_flags(self.config.trainer, fits=self.trains)
         if told := out_of_range(self.config.as_dict(), RANGES, "--"):
             raise MisconfigurationException(told)
-        if self.config.data.batch_size == 1 and not self.config.trainer.sync_batchnorm:
-            raise MisconfigurationException(ONE_IMAGE)
+        if self.trains:
+            check_training_precision(self.config.trainer.precision)
+            if self.config.data.batch_size == 1 and not self.config.trainer.sync_batchnorm:
+                raise MisconfigurationException(ONE_IMAGE)
         try:
             check_settings(self.config.model.as_dict())
         except ValueError as error:

@@ -154,6 +154,15 @@ def long_flags(args: Sequence[str], names: dict[str, str] = SHORT_FLAGS) -> list
     return long
 
 
+def with_home(args: Sequence[str]) -> list[str]:
+    """The arguments, `--flag=~/x` with the home directory in it, as a shell makes of `--flag ~/x`."""
+    split = (arg.partition("=") for arg in args)
+    return [
+        f"{flag}={os.path.expanduser(value)}" if flag.startswith("--") and equals else f"{flag}{equals}{value}"
+        for flag, equals, value in split
+    ]
+
+
 def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:
     """The arguments without `--name value` and `--name=value` of these names."""
     kept, skip_value = [], False
