@@ -18,7 +18,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 REFUSALS = (ValueError, TypeError, RuntimeError, NotImplementedError, LookupError)
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning_utilities", "jsonargparse")
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-NO_PACKAGE = re.compile(r"Requirement '[^']+' not met\..*")  # Lightning's, also within jsonargparse's list of errors
+# jsonargparse's list of what a value is not, when the class that it names refused to be made.
+REFUSED_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*\n\s*(.+)")
 NO_KERNEL = re.compile(r"not implemented for '(Half|BFloat16|Double)'")
 
 
@@ -44,8 +45,8 @@ def user_message(error: Exception, building: bool = False) -> str | None:
             f"the processes of the run cannot reach one another: {text.splitlines()[0]}. If the port is in use, set "
             "another in MASTER_PORT; else check MASTER_ADDR, and that every machine was started"
         )
-    if isinstance(error, REFUSALS) and (found := NO_PACKAGE.search(text)):
-        return found[0]
+    if isinstance(error, REFUSALS) and building and (found := REFUSED_CLASS.search(text)):
+        return f"{found[1]}: {found[2]}"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
     if isinstance(error, ImportError):

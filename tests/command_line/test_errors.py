@@ -64,7 +64,7 @@ def test_what_the_machine_lacks_is_told_with_what_to_do(error, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--trainer.logger", "WandbLogger"], r"^Requirement 'wandb"),
+        (["--trainer.logger", "WandbLogger"], r"WandbLogger: Requirement 'wandb"),
         (["--trainer.accelerator", "nonsense"], "accelerator"),
         (["--trainer.strategy", "nonsense"], "invalid strategy name"),
         (["--devices", "-1"], "devices"),
