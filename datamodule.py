@@ -1,6 +1,7 @@
 """COCODataModule: serves COCO-format data to Lightning. Loaders, and the device half of the input pipeline."""
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,12 +19,23 @@ from coco.augment import normalise
 from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.decoding import decoder_name
-from coco.picture_files import missing_pictures, pictures_digest
-from coco.sampler import EvaluationSampler, TrainingSampler
+from coco.findings import Findings, findings, findings_of_both
+from coco.names import look_alikes, shown, told_apart
+from coco.picture_files import files_alike, missing_pictures, pictures_digest
+from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
 from training.loader_watch import WatchedDataset
 from training.position import Position, geometry, position
+from training.ranges import Range, out_of_range
 from training.ranks import gathered
 from training.what_changed import check_samples
+
+RANGES = {
+    "batch_size": Range(1, whole=True),
+    "val_batch_size": Range(1, whole=True),
+    "num_workers": Range(0, whole=True),
+    "seed": Range(0, 2**32 - 1, whole=True),
+    "damaged_limit": Range(0, 1),
+}
 
 
 class DataError(ValueError):
@@ -74,18 +86,15 @@ class COCODataModule(pl.LightningDataModule):
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
+        if told := out_of_range(locals(), RANGES, "--data."):
+            raise DataError(told)
+        if val_limit is not None and val_limit not in RANGES["batch_size"]:
+            raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
         self.data_root = Path(data_root)
         self._directories = {"train": self.data_root / train_images, "val": self.data_root / val_images}
         self._files = {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations}
         self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
-        if batch_size < 1 or self.val_batch_size < 1 or (num_workers or 0) < 0:
-            raise DataError(
-                f"expected batch sizes of at least 1 and no fewer than 0 workers; got batch_size={batch_size}, "
-                f"val_batch_size={val_batch_size}, num_workers={num_workers}"
-            )
-        if val_limit is not None and val_limit < 1:
-            raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.val_limit = val_limit
         self.num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
         self.seed = seed
@@ -94,8 +103,7 @@ class COCODataModule(pl.LightningDataModule):
         self.decoder_name = decoder_name(decoder)
         self._decoder = decoder
         self._damaged = DamagedImages(damaged_limit)
-        if not 0 <= damaged_limit <= 1:
-            raise DataError(f"--data.damaged_limit {damaged_limit:g}: expected a share of the images, from 0 to 1")
+        self._found: dict[str, Findings] = {}
 
     @cached_property
     def train_annotations(self) -> CocoAnnotations:
@@ -122,8 +130,9 @@ class COCODataModule(pl.LightningDataModule):
         """Training images found damaged so far: {file name: what is wrong}."""
         return self._damaged.found
 
-    def check(self, stages: Sequence[str] = ("train", "val")) -> None:
-        """Raises DataError or AnnotationError before any training if the splits are not whole and consistent."""
+    def check(self, stages: Sequence[str] = ("train", "val"), boxes: bool = True) -> None:
+        """Raises DataError or AnnotationError before any training if the splits are not whole and consistent, or could
+        not train or be evaluated as meant (`boxes`: whether they are needed at all). No picture is opened."""
         missing = [
             str(path)
             for stage in stages
@@ -134,23 +143,35 @@ class COCODataModule(pl.LightningDataModule):
             raise DataError(_how_to_get_data(self.data_root, missing))
         for stage in stages:
             self._check_images(getattr(self, f"{stage}_annotations"), self._directories[stage])
-        if "train" in stages and self.num_train_images == 0:
-            raise DataError(
-                f"{self.train_annotations.path}: no image has a usable box, so there is nothing to train on"
-            )
+            if boxes and (problems := self._findings(stage).problems):
+                raise DataError(problems[0])
         if len(stages) == 2:
             train, val = self.train_annotations, self.val_annotations
             check_same_classes(train.class_names, train.category_ids, val, f"the classes of {train.path}")
 
+    def oddities(self, stages: Sequence[str] = ("train", "val")) -> list[str]:
+        """What is odd in the annotations but does not stop a run, a line each."""
+        notes = [note for stage in stages for note in self._findings(stage).notes]
+        if len(stages) == 2:
+            directories = [self._directories[stage] for stage in stages]
+            notes += findings_of_both(self.train_annotations, self.val_annotations, directories).notes
+        return notes
+
     def setup(self, stage: str) -> None:
-        self.check(("train", "val") if stage == "fit" else ("val",))
+        stages = fit_stages(getattr(self.trainer, "limit_val_batches", None)) if stage == "fit" else ("val",)
+        needs_boxes = stage != TrainerFn.PREDICTING
+        self.check(stages, needs_boxes)
+        if needs_boxes and self._replicas()[1] == 0:
+            for line in self.oddities(stages):
+                print(f"warning: {line}", file=sys.stderr)
 
     def train_dataloader(self) -> DataLoader:
         annotations = self.train_annotations
         replicas, rank = self._replicas()
         try:
             start = (self.start.epoch, self.start.samples)
-            sampler = TrainingSampler(annotations.trainable, self.batch_size, self.seed, replicas, rank, start)
+            kind = OverfittingSampler if getattr(self.trainer, "overfit_batches", 0) else TrainingSampler
+            sampler = kind(annotations.trainable, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
         dataset = TrainingDataset(annotations, self._directories["train"], self.seed, decoder=self._decoder)
@@ -257,14 +278,22 @@ class COCODataModule(pl.LightningDataModule):
     def _load(self, stage: str) -> CocoAnnotations:
         if not self._files[stage].is_file():
             raise DataError(_how_to_get_data(self.data_root, [str(self._files[stage])]))
-        return CocoAnnotations.load(self._files[stage])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # on boxes dropped and clipped: `oddities` says it
+            return CocoAnnotations.load(self._files[stage])
+
+    def _findings(self, stage: str) -> Findings:
+        if stage not in self._found:
+            self._found[stage] = findings(getattr(self, f"{stage}_annotations"), stage)
+        return self._found[stage]
 
     def _check_images(self, annotations: CocoAnnotations, directory: Path) -> None:
         missing = missing_pictures(annotations, directory)
         if missing:
             raise DataError(
                 f"{directory}: {len(missing)} of the {len(annotations)} images in {annotations.path} are missing, "
-                f"first {', '.join(missing[:3])}. Check that the download is whole and the directory the right one"
+                f"first {', '.join(map(shown, missing[:3]))}. Check that the download is whole and the directory the "
+                f"right one.{told_apart(files_alike(missing, directory))}"
             )
 
 
@@ -281,8 +310,14 @@ def check_same_classes(
         differing = sorted(set(wanted.items()) ^ set(found.items()))
         raise DataError(
             f"{whose} ({len(wanted)}) are not those of {annotations.path} ({len(found)}); "
-            f"not in both: {', '.join(f'{i} {name}' for i, name in differing[:5])}"
+            f"not in both: {', '.join(f'{i} {shown(name)}' for i, name in differing[:5])}."
+            f"{told_apart(look_alikes(class_names, annotations.class_names))}"
         )
+
+
+def fit_stages(limit_val_batches: Any) -> tuple[str, ...]:
+    """The splits that a fit needs; `limit_val_batches` 0 is Lightning's way to train without validation."""
+    return ("train",) if limit_val_batches == 0 else ("train", "val")
 
 
 def _how_to_get_data(data_root: Path, missing: Sequence[str]) -> str:

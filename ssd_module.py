@@ -8,13 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
 from checkpoints.published import default_category_ids, to_ours
 from evaluation.metric import CocoMeanAveragePrecision
-from ssd.default_boxes import ssd300_default_boxes
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
 from ssd.matching import match
@@ -26,6 +26,7 @@ from training.finite import SaveCheck
 from training.pretrained import backbone_weights
 from training.resuming import Resume
 from training.schedule import RecipeSchedule
+from training.settings import ONE_IMAGE, check_settings, check_training_precision
 from training.what_changed import check_same_model, drop_average, keep_first_weights
 
 REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
@@ -52,7 +53,8 @@ class SSDModule(pl.LightningModule):
         channels_last: memory format of the network; faster wherever it was measured.
 
     Raises:
-        ValueError: names or ids that do not fit `num_classes`, an unknown backbone.
+        ValueError: names or ids that do not fit `num_classes`, an unknown backbone, a number out of the range in
+            training/settings.py.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SSDModule(pl.LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
+        check_settings(locals())
         class_names = list(class_names or (f"class {label}" for label in range(1, num_classes + 1)))
         category_ids = [int(i) for i in (category_ids or range(1, num_classes + 1))]
         if len(class_names) != num_classes or len(category_ids) != num_classes:
@@ -90,19 +93,29 @@ class SSDModule(pl.LightningModule):
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.loss = MultiBoxLoss()
-        self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
         self.metric: CocoMeanAveragePrecision | None = None
         self.save_check = SaveCheck()
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
+    @property
+    def default_boxes(self) -> Tensor:
+        """float32 [A, 4] cxcywh, on the module's device."""
+        return self.loss.default_boxes
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised float images [B, 3, 300, 300] -> offsets [B, A, 4], logits [B, A, C + 1]."""
+        """Normalised float images [B, 3, 300, 300] -> offsets [B, A, 4], logits [B, A, C + 1], all of the
+        network's dtype."""
+        images = images.to(self.dtype)  # another one only where weights are not float32, see Lightning's `precision`
         if self.hparams.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
     def on_fit_start(self) -> None:
-        """Weights to start from; not in `setup`, where a resumed run does not yet know that it is one."""
+        """Weights to start from; not in `setup`, where a resumed run does not yet know that it is one.
+
+        Raises MisconfigurationException for what cannot train.
+        """
+        self._check_trainable()
         if self.trainer.ckpt_path:
             return
         if self.hparams.finetune_from:
@@ -113,6 +126,12 @@ class SSDModule(pl.LightningModule):
                 print(f"fine-tuning from {self.hparams.finetune_from}: {said}")
         elif self.hparams.backbone_weights:
             self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
+
+    def _check_trainable(self) -> None:
+        check_training_precision(self.trainer.precision)
+        alone = self.trainer.world_size == 1 or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.modules())
+        if alone and getattr(self.trainer.datamodule, "batch_size", None) == 1:
+            raise MisconfigurationException(ONE_IMAGE)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("hyper_parameters", {})
@@ -146,7 +165,7 @@ class SSDModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """batch: images, boxes and labels of `COCODataModule`. Returns the loss and its detached parts."""
         offsets, logits = self(batch["images"])
-        targets = match(batch["boxes"], batch["labels"], self.default_boxes)
+        targets = match(batch["boxes"].float(), batch["labels"], self.default_boxes)
         localisation, confidence = self.loss(offsets, logits, *targets)
         loss = localisation + confidence
         parts = {"localisation": localisation.detach(), "confidence": confidence.detach()}
@@ -177,6 +196,8 @@ class SSDModule(pl.LightningModule):
 
     def _steps_per_epoch(self) -> int:
         self.trainer.fit_loop.setup_data()  # so the next line is known
+        if self.trainer.limit_train_batches == 0:
+            return 1  # Lightning trains on nothing then, and does not count the batches
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     # Validation and prediction
@@ -231,7 +252,8 @@ class SSDModule(pl.LightningModule):
         images = batch["images"]
         if len(images) == 0:
             count = self.hparams.max_detections
-            return torch.zeros(0, count, 4), torch.zeros(0, count), torch.zeros(0, count, dtype=torch.int64)
+            boxes = torch.zeros(0, count, 4, dtype=torch.float32)
+            return boxes, boxes[..., 0], torch.zeros(0, count, dtype=torch.int64)
         offsets, logits = self(images)
         boxes, scores, labels = detect(
             offsets,

@@ -13,14 +13,14 @@ def normalise(images: Tensor, colour: Tensor | None = None, channels_last: bool 
     """uint8 images [B, 3, H, W] -> normalised float32 [B, 3, H, W].
 
     Args:
-        colour: float32 [B, 3, 6] of `transforms.colour_matrices`; None leaves the colours alone (evaluation).
+        colour: float [B, 3, 6] of `transforms.colour_matrices`; None leaves the colours alone (evaluation).
         channels_last: memory format of the result.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if images.device.type != "cpu":
         return _normalise(images, colour).contiguous(memory_format=memory_format)
     # One image at a time stays in the cache; the same operations, so the same result.
-    normalised = torch.empty(images.shape, memory_format=memory_format)
+    normalised = torch.empty(images.shape, dtype=torch.float32, memory_format=memory_format)
     for i in range(len(images)):
         one = slice(i, i + 1)
         normalised[one] = _normalise(images[one], None if colour is None else colour[one])
@@ -32,6 +32,7 @@ def _normalise(images: Tensor, colour: Tensor | None) -> Tensor:
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format)  # whole planes vectorise
     if colour is None:
         return (pixels - mean) / std
+    colour = colour.float()
     matrix = (colour[..., :3] / std.view(3, 1)).view(-1, 3, 3, 1, 1)
     average = pixels.mean(dim=(2, 3)).unsqueeze(-1)  # [B, 3, 1]
     shift = (torch.matmul(colour[..., 3:], average).unsqueeze(-1) - mean) / std  # [B, 3, 1, 1]
@@ -46,5 +47,6 @@ def _normalise(images: Tensor, colour: Tensor | None) -> Tensor:
 @functools.cache
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [3, 1, 1] in grey levels; kept per device, to copy them there once."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    # float32 by name: the precision of a network may set another default.
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return tuple((255 * values).view(3, 1, 1).to(device) for values in (mean, std))

@@ -21,7 +21,9 @@ import torch
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.contact_sheet import contact_sheet
 from coco.figures import MIN_IOU, figures_table, split_figures
-from coco.picture_files import missing_pictures, open_pictures
+from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
+from coco.names import look_alikes, told_apart
+from coco.picture_files import files_alike, missing_pictures, open_pictures
 from evaluation.drawing import draw_detections
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.matching import best_iou
@@ -29,7 +31,6 @@ from ssd.matching import best_iou
 BestIou = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[str, int, int], None]
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-EXAMPLES = 5  # pictures, boxes or classes named of many
 MANY_UNMATCHED = 0.2  # share of boxes without a well-fitting default box that is worth a note
 
 
@@ -41,6 +42,10 @@ class Report:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split, see coco/figures.py
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def add(self, found: Findings) -> None:
+        self.problems += found.problems
+        self.notes += found.notes
 
 
 def check(
@@ -67,6 +72,7 @@ def check(
             continue
         read[split] = annotations
         report.figures[split] = split_figures(annotations, best_iou)
+        report.add(findings(annotations, split))
         report.notes += [f"{split}: {note}" for note in _notes(report.figures[split])]
         if fast:
             missing = missing_pictures(annotations, directory)
@@ -74,12 +80,11 @@ def check(
             contents[split] = {}
         else:
             faults, contents[split] = open_pictures(annotations, directory, partial(progress, split))
-        _add_pictures(split, len(annotations), faults, contents[split], report)
-    if "train" in read and not len(read["train"].trainable):
-        report.problems.append(f"{read['train'].path}: no image has a usable box, so there is nothing to train on")
+        _add_pictures(split, annotations, directory, faults, contents[split], report)
     if len(read) == 2:
         _compare_classes(read["train"], read["val"], report)
-        _compare_pictures(contents["train"], contents["val"], report)
+        if not _compare_pictures(contents["train"], contents["val"], report):
+            report.add(findings_of_both(read["train"], read["val"], [splits[name][0] for name in ("train", "val")]))
     return report, read
 
 
@@ -136,7 +141,7 @@ def _make_room_for(path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m coco.check", description=__doc__.split(":")[0] + ".")
     add = parser.add_argument
-    add("data_root", metavar="DIR", type=Path, help="the data set, as --data_root of train.py")
+    add("data_root", metavar="DIR", type=_path, help="the data set, as --data_root of train.py")
     # Names below DIR, as those of COCODataModule.
     for name, default in (
         ("train_images", "train2017"),
@@ -146,9 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(f"--{name}", default=default, metavar="PATH", help="below DIR (default %(default)s)")
     add("--fast", action="store_true", help="do not open the pictures, only look whether they are there")
-    add("--output", type=Path, default=Path("check.png"), help="the contact sheet (default %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="also write the report to this file")
+    add("--output", type=_path, default=Path("check.png"), help="the contact sheet (default %(default)s)")
+    add("--json", type=_path, metavar="FILE", help="also write the report to this file")
     return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _annotations(directory: Path, file: Path, report: Report) -> CocoAnnotations | None:
@@ -166,14 +175,26 @@ def _annotations(directory: Path, file: Path, report: Report) -> CocoAnnotations
     return None
 
 
-def _add_pictures(split: str, count: int, faults: list[str], contents: dict[bytes, list[str]], report: Report) -> None:
+def _add_pictures(
+    split: str,
+    annotations: CocoAnnotations,
+    directory: Path,
+    faults: list[str],
+    contents: dict[bytes, list[str]],
+    report: Report,
+) -> None:
     if faults:
         first = "".join(f"\n  {fault}" for fault in faults[:EXAMPLES])
         more = f"\n  ... and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
-        report.problems.append(f"{split}: {len(faults)} of {count} pictures cannot be used:{first}{more}")
+        missing = missing_pictures(annotations, directory)
+        alike = told_apart(files_alike(missing, directory)) if missing else ""
+        report.problems.append(
+            f"{split}: {len(faults)} of {len(annotations)} pictures cannot be used:{first}{more}"
+            f"{alike and chr(10)}{alike}"
+        )
     equal = [" = ".join(paths) for paths in contents.values() if len(paths) > 1]
     if equal:
-        report.notes.append(f"{split}: {len(equal)} pictures are there more than once: {_some(equal)}")
+        report.notes.append(f"{split}: {len(equal)} pictures are there more than once: {some(equal)}")
 
 
 def _compare_classes(train: CocoAnnotations, val: CocoAnnotations, report: Report) -> None:
@@ -181,46 +202,28 @@ def _compare_classes(train: CocoAnnotations, val: CocoAnnotations, report: Repor
     if classes != others:
         report.problems.append(
             f"{train.path} and {val.path} list different categories; only in the first: "
-            f"{_some(sorted(classes - others))}; only in the second: {_some(sorted(others - classes))}"
+            f"{some(sorted(classes - others))}; only in the second: {some(sorted(others - classes))}."
+            f"{told_apart(look_alikes(train.class_names, val.class_names))}"
         )
 
 
-def _compare_pictures(train: dict[bytes, list[str]], val: dict[bytes, list[str]], report: Report) -> None:
+def _compare_pictures(train: dict[bytes, list[str]], val: dict[bytes, list[str]], report: Report) -> bool:
+    """Whether pictures of the same content are in both splits, which is noted."""
     shared = sorted(f"{train[content][0]} = {val[content][0]}" for content in train.keys() & val.keys())
     if shared:
-        report.notes.append(
-            f"{len(shared)} pictures are in both splits, so evaluation sees pictures that were trained on: "
-            f"{_some(shared)}"
-        )
+        report.notes.append(in_both(len(shared), shared))
+    return bool(shared)
 
 
 def _notes(figures: dict[str, Any]) -> list[str]:
-    """What is odd in the figures of a split, but does not stop training."""
-    notes = []
-    names = [entry["name"] for entry in figures["classes"]]
-    without = [entry["name"] for entry in figures["classes"] if not entry["boxes"]]
-    if without:
-        notes.append(f"{len(without)} of {len(names)} classes have no box: {_some(without)}")
-    repeated = sorted({text for text in names if names.count(text) > 1})
-    if repeated:
-        notes.append(f"several categories have the same name: {_some(repeated)}")
-    if figures["dropped_boxes"]:
-        notes.append(f"{figures['dropped_boxes']} boxes have no area inside the picture; training leaves them out")
-    if figures["clipped_boxes"]:
-        notes.append(f"{figures['clipped_boxes']} boxes stick out of the picture; training clips them")
+    """What is odd in the figures of a split beside `coco.findings`, but does not stop training."""
     trained_on = figures["boxes"] - figures["dropped_boxes"]
     if figures["unmatched"] > MANY_UNMATCHED * trained_on:
-        notes.append(
+        return [
             f"{figures['unmatched']} of {trained_on} boxes have no default box above IoU {MIN_IOU}; training still "
             "gives each its best one, but expect such objects to be found less often"
-        )
-    return notes
-
-
-def _some(examples: Sequence[Any]) -> str:
-    """The first few, in one line."""
-    text = ", ".join(" ".join(map(str, e)) if isinstance(e, tuple) else str(e) for e in examples[:EXAMPLES])
-    return (text or "none") + (f" and {len(examples) - EXAMPLES} more" if len(examples) > EXAMPLES else "")
+        ]
+    return []
 
 
 def _show_progress(split: str, done: int, total: int) -> None:

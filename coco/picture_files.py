@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from coco.annotations import CocoAnnotations
 from coco.decoding import ImageError, decode
+from coco.names import look_alikes
 
 READ, MEASURED = 64, 1024  # pictures: a second's work for a slow network disk, whatever the data set's size
 MOST_BYTES = 2**24  # of one picture
@@ -54,7 +55,20 @@ def missing_pictures(annotations: CocoAnnotations, directory: Path) -> list[str]
         parent: set(os.listdir(directory / parent)) if os.path.isdir(directory / parent) else set()
         for parent in {os.path.dirname(name) for name in names}
     }
-    return [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+    missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+    # A file system may take a name in other letters (upper case, Unicode forms) for the same.
+    alike = {name for name, _ in files_alike(missing, directory)} if missing else set()
+    return [name for name in missing if not (name in alike and os.path.exists(directory / name))]
+
+
+def files_alike(missing: Sequence[str], directory: Path) -> list[tuple[str, str]]:
+    """(file name of the annotations, file that is there) where the two only look the same."""
+    there = (
+        os.path.relpath(os.path.join(parent, name), directory).replace(os.sep, "/")
+        for parent, _, names in os.walk(directory)
+        for name in names
+    )
+    return look_alikes(missing, there)
 
 
 def open_pictures(
@@ -90,6 +104,7 @@ def _look_at(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[str
     except ImageError as error:
         return str(error), b""
     if size != annotated:
-        return f"{path}: {size[0]}x{size[1]} pixels, but {annotated[0]}x{annotated[1]} in the annotations", b""
+        turned = " (width and height swapped)" if size == annotated[::-1] else ""
+        return f"{path}: {size[0]}x{size[1]} pixels, but {annotated[0]}x{annotated[1]} in the annotations{turned}", b""
     with open(path, "rb") as file:
         return None, hashlib.blake2b(file.read(), digest_size=16).digest()

@@ -1,12 +1,13 @@
 """Which samples a process takes, and in which order: a function of (seed, epoch) alone, for any number of processes.
 
-Both samplers are DistributedSamplers by class, so Lightning leaves them as they are and tells them the epoch.
+All samplers are DistributedSamplers by class, so Lightning leaves them as they are and tells them the epoch. Those that
+are SequentialSamplers too it leaves as they are with `overfit_batches`.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 
 class TrainingSampler(DistributedSampler):
@@ -46,7 +47,7 @@ class TrainingSampler(DistributedSampler):
             )
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.indices)
+        order = np.random.default_rng((self.seed, self._epoch_of_order())).permutation(self.indices)
         order = order[self.start_samples if self.epoch == self.start_epoch else 0 :]
         step = self.num_replicas * self.batch_size
         steps = order[: len(order) // step * step].reshape(-1, self.num_replicas, self.batch_size)
@@ -55,8 +56,18 @@ class TrainingSampler(DistributedSampler):
     def __len__(self) -> int:
         return self.num_steps * self.batch_size
 
+    def _epoch_of_order(self) -> int:
+        return self.epoch
 
-class EvaluationSampler(DistributedSampler):
+
+class OverfittingSampler(TrainingSampler, SequentialSampler):
+    """Every epoch in the order of the first, so that a few batches are the same ones; augmented anew in each epoch."""
+
+    def _epoch_of_order(self) -> int:
+        return 0
+
+
+class EvaluationSampler(DistributedSampler, SequentialSampler):
     """Yields every index once over all processes: rank r takes r, r + W, r + 2W ...
 
     Ranks left one short yield a None at the end, which is no image (the collate function drops it): so every rank runs

@@ -1,5 +1,6 @@
 """The configurations that come with the project, by name: `--config demo` from any directory."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,8 +33,9 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
 
 
 def _path(name: str) -> str:
-    if Path(name).is_file():
-        return name
+    path = os.path.expanduser(name)
+    if os.path.isfile(path):
+        return path
     if name in config_names():
         return str(CONFIGS / f"{name}.yaml")
     raise MisconfigurationException(

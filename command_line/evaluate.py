@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line.shared import ScriptCLI, listed, long_flags
+from command_line.shared import ScriptCLI, UsageError, listed
+from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule, check_same_classes
 from evaluation.report import class_table, metrics_table, scope, write_report
 from prediction.devices import check_device, check_score_threshold, device_flags
@@ -60,8 +61,19 @@ class EvaluateCLI(ScriptCLI):
     """Arguments of evaluate.py: trainer and data; the model comes from `--ckpt_path`."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        more = {"ckpt_path": "model.path", "limit": "data.val_limit"}
-        super().__init__(load_module, long_flags(sys.argv[1:] if args is None else args, more))
+        short_flags = {"ckpt_path": "model.path", "limit": "data.val_limit"}
+        super().__init__(load_module, sys.argv[1:] if args is None else args, short_flags)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except UsageError as error:
+            if "model.path" in str(error) and "required" in str(error):
+                raise UsageError(
+                    "--ckpt_path is missing: the checkpoint to evaluate, such as runs/0001/checkpoints/best.ckpt, or a "
+                    ".pt file of the published recipe"
+                ) from None
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
@@ -96,6 +108,7 @@ class EvaluateCLI(ScriptCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     def _check_flags(self) -> None:
+        check_trainer_flags(self.config.trainer, fits=False)
         if self.config.score_threshold is not None:
             check_score_threshold(self.config.score_threshold)
         for flag in ("report", "pictures"):

@@ -1,6 +1,7 @@
 """The arguments of export.py: a checkpoint out of this project, by format."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from checkpoints.files import is_published, read_checkpoint, write_durably
 from checkpoints.published import from_ours
+from command_line.shared import with_home
 from ssd_module import check_is_ours
 
 FORMATS = ("published",)
@@ -20,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         CheckpointError: a checkpoint that cannot be read, a file that cannot be written.
         MisconfigurationException: a checkpoint that has the format already.
     """
-    flags = _parser().parse_args(args)
+    flags = _parser().parse_args(with_home(sys.argv[1:] if args is None else args))
     checkpoint = read_checkpoint(flags.ckpt_path)
     if is_published(checkpoint):
         raise MisconfigurationException(f"--ckpt_path {flags.ckpt_path}: has the published format already")

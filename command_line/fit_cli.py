@@ -17,8 +17,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError, remove_unfinished
 from checkpoints.finding import resume_path
-from command_line.shared import ScriptCLI, listed, long_flags, without_flags
-from datamodule import COCODataModule
+from command_line.shared import ScriptCLI, listed, without_flags
+from command_line.trainer_flags import check_trainer_flags
+from datamodule import COCODataModule, fit_stages
 from prediction.devices import check_device, device_flags
 from ssd.model import FEATURE_CHANNELS
 from ssd_module import SSDModule, load_module
@@ -28,9 +29,18 @@ from training.loader_watch import LoaderWatch
 from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
 from training.pictures import ClassPrecision, TensorBoardPictures
 from training.random_states import RandomStates
+from training.ranges import Range, out_of_range
 from training.run_directory import claim_run_directory
 from training.run_record import write_run_record
+from training.settings import ONE_IMAGE, check_settings, check_training_precision
 from training.throughput import EpochTime, Throughput
+
+RANGES = {
+    "save_every_n_steps": Range(1, whole=True),
+    "save_every_minutes": Range(0, above=True),
+    "max_skipped_steps": Range(0, whole=True),
+    "stall_seconds": Range(0, above=True),
+}
 
 
 class FitCLI(ScriptCLI):
@@ -38,6 +48,8 @@ class FitCLI(ScriptCLI):
 
     `callbacks` and `loggers` come beside those of the configuration and the standard ones.
     """
+
+    trains = True  # False: only validation will be asked of the Trainer
 
     def __init__(
         self,
@@ -49,7 +61,7 @@ class FitCLI(ScriptCLI):
         self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
         args = sys.argv[1:] if args is None else args
         self.command = command or ("python", "train.py", *args)
-        super().__init__(SSDModule, long_flags(args))
+        super().__init__(SSDModule, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
@@ -71,18 +83,32 @@ class FitCLI(ScriptCLI):
         parser.link_arguments("data.class_names", "model.num_classes", compute_fn=len, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """The checks, in the order a user can act on them: device, data, checkpoint."""
+        """The checks, in the order a user can act on them: settings, device, data, checkpoint."""
+        self._check_settings()
         check_device(self.config.trainer)
         if self.config.model.backbone not in FEATURE_CHANNELS:
             raise MisconfigurationException(
                 f"--model.backbone {self.config.model.backbone}: expected one of {', '.join(FEATURE_CHANNELS)}"
             )
-        COCODataModule(**self.config.data.as_dict()).check()
+        COCODataModule(**self.config.data.as_dict()).check(fit_stages(self.config.trainer.limit_val_batches))
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
         if self.config.model.finetune_from and not self.ckpt_path:
             source = self.config.model.finetune_from
             check_backbone(source, load_module(source), self.config.model.backbone)
         self.run_dir = claim_run_directory(self.config.run_dir, resumes=self.ckpt_path is not None)
+
+    def _check_settings(self) -> None:
+        check_trainer_flags(self.config.trainer, fits=self.trains)
+        if told := out_of_range(self.config.as_dict(), RANGES, "--"):
+            raise MisconfigurationException(told)
+        if self.trains:
+            check_training_precision(self.config.trainer.precision)
+            if self.config.data.batch_size == 1 and not self.config.trainer.sync_batchnorm:
+                raise MisconfigurationException(ONE_IMAGE)
+        try:
+            check_settings(self.config.model.as_dict())
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)

@@ -23,14 +23,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from coco.decoding import ImageError
+from command_line.shared import with_home
 from evaluation.drawing import draw_detections
 from prediction import video
 from prediction.detector import Detections, Detector, batches, open_picture, prepare
-from prediction.devices import check_score_threshold, device_flags
+from prediction.devices import PRECISIONS, check_score_threshold, device_flags
 from prediction.files import Input, ResultFiles, find_inputs
 from ssd_module import load_module
 
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 INCOMPLETE = 3  # exit status
 NAMED = 3  # files that the last line names
 
@@ -181,7 +181,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=8, metavar="N", help="pictures at a time on the device (default: 8)")
     threads = "threads that decode, draw and write (default: the cores this process may use, at most 8)"
     add("--num_workers", type=int, default=min(len(os.sched_getaffinity(0)), 8), metavar="N", help=threads)
-    flags = parser.parse_intermixed_args(args)
+    flags = parser.parse_intermixed_args(with_home(sys.argv[1:] if args is None else args))
     flags.draw = flags.draw == "true"
     return flags
 

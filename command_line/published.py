@@ -96,6 +96,10 @@ class Rate(pl.Callback):
 class _BenchmarkCLI(FitCLI):
     """As for training, but nothing is logged or saved."""
 
+    def __init__(self, args: Sequence[str], rate: Rate, trains: bool) -> None:
+        self.trains = trains
+        super().__init__(args, [rate])
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
         trainer["callbacks"] = self.more_callbacks
@@ -134,7 +138,7 @@ def _benchmark(args: Namespace, more: Sequence[str]) -> None:
     steps = rate.warmup + rate.iterations
     args.epochs, args.multistep, args.checkpoint, checkpoint = -1, [], None, args.checkpoint
     limits = [f"--trainer.max_steps={steps}", f"--trainer.limit_val_batches={0 if training else steps}"]
-    cli = _BenchmarkCLI([*train_arguments(args), "--model.backbone_weights=null", *limits, *more], [rate])
+    cli = _BenchmarkCLI([*train_arguments(args), "--model.backbone_weights=null", *limits, *more], rate, training)
     if checkpoint:
         cli.model.load_state_dict(load_module(checkpoint).state_dict())
     if training:

@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,17 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from command_line.shared import with_home
 from ssd.model import FEATURE_CHANNELS
+from training.ranges import Range, out_of_range
 
 MODES = ("training", "evaluation", "benchmark-training", "benchmark-inference")
+RANGES = {  # of the flags that no flag of ours checks
+    "benchmark_iterations": Range(1, whole=True),
+    "benchmark_warmup": Range(0, whole=True),
+    "iterations": Range(-1, whole=True),
+    "eval_iters": Range(-1, whole=True),
+}
 ACCELERATORS = {"MLU": "mlu", "GPU": "cuda", "CPU": "cpu"}
 
 
@@ -129,13 +138,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
     Raises:
         MisconfigurationException: a flag without a counterpart, naming what to use instead.
     """
-    args, more = parser().parse_known_args(argv)
+    args, more = parser().parse_known_args(with_home(sys.argv[1:] if argv is None else argv))
     for flag in FLAGS:
         if flag.refused and getattr(args, flag.key) is not None:
             raise MisconfigurationException(f"{flag.names[0]} is not taken here. Instead: {flag.ours}")
-    for flag in ("iterations", "eval_iters"):
-        if getattr(args, flag) == 1:  # Lightning's command line may read it as 1.0, the whole
-            raise MisconfigurationException(f"--{flag} 1: give at least 2 batches, or leave it out for all")
+    if told := out_of_range(vars(args), RANGES, "--"):
+        raise MisconfigurationException(told)
     return args, more
 
 

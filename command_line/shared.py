@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
@@ -19,12 +20,14 @@ from checkpoints.files import CheckpointError
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from command_line.configs import with_config_paths
+from command_line.errors import user_message
 from command_line.moved_names import moved
+from command_line.trainer_flags import TypedTrainer
 from datamodule import COCODataModule, DataError
 from training.last_checkpoint import Preempted
-from training.loader_watch import loader_error
 from training.losses import NonFiniteLossError
 from training.pretrained import PretrainedWeightsError
+from training.ranges import Range
 
 SHORT_FLAGS = {
     **{
@@ -35,6 +38,12 @@ SHORT_FLAGS = {
     "seed": "seed_everything",
     "finetune_from": "model.finetune_from",
 }
+# Settings that are paths: `~` is the home directory in them, also where no shell says so (--data_root=~/x, YAML).
+PATHS = (
+    *("run_dir", "ckpt_path", "json", "report", "pictures", "trainer.default_root_dir"),
+    *("model.path", "model.finetune_from", "model.backbone_weights", "data.data_root"),
+    *(f"data.{split}_{what}" for split in ("train", "val") for what in ("images", "annotations")),
+)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 # What a user can mend; shown as one message without a traceback.
@@ -53,26 +62,48 @@ class UsageError(MisconfigurationException):
     """Arguments that cannot be parsed; exit code 2."""
 
 
-class ScriptCLI(LightningCLI):
-    """Lightning's CLI, which parses and builds, but neither runs nor chooses an optimiser."""
+class SettingsError(MisconfigurationException):
+    """Arguments that cannot become what they name; the message is of whoever refused them."""
 
-    def __init__(self, model: Any, args: Sequence[str]) -> None:
-        super().__init__(
-            model,
-            COCODataModule,
-            save_config_callback=None,
-            seed_everything_default=0,
-            args=list(args),
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False},
-        )
+
+class ScriptCLI(LightningCLI):
+    """Lightning's CLI, which parses and builds, but neither runs nor chooses an optimiser.
+
+    Args:
+        args: as typed. short_flags: further short flags, beside `SHORT_FLAGS`.
+    """
+
+    def __init__(self, model: Any, args: Sequence[str], short_flags: dict[str, str] | None = None) -> None:
+        short_flags = {**SHORT_FLAGS, **(short_flags or {})}
+        pairs = ", ".join(f"--{short} (--{long})" for short, long in short_flags.items())
+        try:
+            super().__init__(
+                model,
+                COCODataModule,
+                save_config_callback=None,
+                seed_everything_default=0,
+                trainer_class=TypedTrainer,
+                args=long_flags(args, short_flags),
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"exit_on_error": False, "description": f"Short forms: {pairs}."},
+            )
+        except USER_ERRORS:
+            raise
+        except Exception as error:
+            if (told := user_message(error, building=True)) is None:
+                raise
+            raise SettingsError(told) from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's, which warns whenever arguments are given by the caller."""
         try:
             self.config = parser.parse_args(with_config_paths(args))
+            _check_seed(self.config.seed_everything)
+            for name in PATHS:
+                if isinstance(path := self.config.get(name), (str, Path)) and str(path).startswith("~"):
+                    self.config[name] = type(path)(os.path.expanduser(path))
         except ArgumentError as error:
             raise UsageError(f"{error}{moved(str(error))}") from None
 
@@ -94,11 +125,17 @@ def run(main: Callable[[], Any]) -> None:
         sys.exit(2)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
-    except RuntimeError as error:
-        if (told := loader_error(error)) is None:
+    except Exception as error:
+        if (told := user_message(error)) is None:
             raise
         sys.exit(f"error: {told}")
     sys.exit(status)
+
+
+def _check_seed(seed: Any) -> None:
+    allowed = Range(0, 2**32 - 1, whole=True)
+    if not isinstance(seed, bool) and seed not in allowed:
+        raise UsageError(f"--seed {seed}: expected {allowed}")
 
 
 def _report_of_thread(args: threading.ExceptHookArgs) -> None:
@@ -107,15 +144,23 @@ def _report_of_thread(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def long_flags(args: Sequence[str], more: dict[str, str] | None = None) -> list[str]:
-    """Rewrites the short flags of `SHORT_FLAGS` to Lightning's: `--devices 8` -> `--trainer.devices 8`."""
-    names = {**SHORT_FLAGS, **(more or {})}
+def long_flags(args: Sequence[str], names: dict[str, str] = SHORT_FLAGS) -> list[str]:
+    """Rewrites short flags to Lightning's: `--devices 8` -> `--trainer.devices 8`."""
     long = []
     for arg in args:
         flag, equals, value = arg.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         long.append(f"--{names[name]}{equals}{value}" if flag.startswith("--") and name in names else arg)
     return long
+
+
+def with_home(args: Sequence[str]) -> list[str]:
+    """The arguments, `--flag=~/x` with the home directory in it, as a shell makes of `--flag ~/x`."""
+    split = (arg.partition("=") for arg in args)
+    return [
+        f"{flag}={os.path.expanduser(value)}" if flag.startswith("--") and equals else f"{flag}{equals}{value}"
+        for flag, equals, value in split
+    ]
 
 
 def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:

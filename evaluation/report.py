@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from coco.names import shortened
 from evaluation.drawing import draw_mistakes, open_image
 from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
 from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
@@ -193,7 +194,7 @@ def _write_worst_images(
         i = int(np.searchsorted(annotations.image_ids, detections.image_ids[index]))
         path, picture = open_image(annotations, images, i)
         right, mistakes = image_mistakes(annotations, detections, matches, index, shown_score)
-        name = f"{place:02d}_{path.stem}.png"
+        name = f"{place:02d}_{shortened(path.stem)}.png"
         draw_mistakes(picture, detections.boxes[right], mistakes, annotations.class_names).save(directory / name)
         lines += ["", f"## {place}. {path.name} (image id {annotations.image_ids[i]})", "", f"![]({name})", ""]
         lines += [f"{len(right)} right, {len(mistakes)} mistakes:", ""]

@@ -89,7 +89,7 @@ class Detector:
         self.labels = labels_of(classes, module.class_names, module.category_ids)
         self.device = strategy.root_device
         strategy.setup_environment()
-        self.module = module.to(self.device).eval()
+        self.module = strategy.precision_plugin.convert_module(module.to(self.device)).eval()
         self._autocast = strategy.precision_plugin.predict_step_context
 
     def __call__(self, pictures: Picture | Iterable[Picture], batch_size: int = 8) -> list[Detections]:
@@ -201,7 +201,8 @@ def _one_device(accelerator: str, devices: int | str | list[int], precision: str
     try:
         trainer = pl.Trainer(**flags, **dict.fromkeys(quiet, False))
     except (TypeError, ValueError) as error:  # Lightning's, for words that it does not know
-        raise MisconfigurationException(f"--accelerator {accelerator} --devices {devices}: {error}") from None
+        named = " ".join(f"--{name} {value}" for name, value in asked.items() if value is not None)
+        raise MisconfigurationException(f"{named}: {error}") from None
     if trainer.num_devices != 1:
         raise MisconfigurationException(
             f"--devices {devices}: prediction runs on one device; give 1, or an ordinal with a comma such as '2,'"

@@ -7,6 +7,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from accelerators import resolve_trainer_flags
 
+# Lightning's names, as one may write them; those of Transformer Engine are refused by name.
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true", "32", "16", "bf16", "64")
+
 
 def check_score_threshold(threshold: float) -> None:
     """Raises MisconfigurationException for what is no score threshold."""
@@ -23,8 +26,14 @@ def check_device(trainer: Any) -> None:
 def device_flags(trainer: Any) -> dict[str, Any]:
     """The Trainer's flags that concern the device, with what an MLU needs filled in.
 
-    Raises MisconfigurationException, before anything is loaded, if the accelerator asked for is not there.
+    Raises MisconfigurationException, before anything is loaded, if the accelerator asked for is not there, or the
+    precision is not for this network.
     """
+    if str(trainer["precision"]).startswith("transformer-engine"):
+        raise MisconfigurationException(
+            f"--precision {trainer['precision']}: Transformer Engine is for linear layers, and SSD300 has none. Use "
+            "bf16-mixed or 16-mixed"
+        )
     names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins")
     flags = resolve_trainer_flags(**{name: trainer[name] for name in names})
     if flags["accelerator"] in ("cuda", "gpu") and not torch.cuda.is_available():

@@ -1,5 +1,7 @@
 """The multibox loss: smooth L1 on positives, cross-entropy with hard negative mining (SSD paper, section 2.2)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ class MultiBoxLoss(nn.Module):
     Per image: smooth L1 (beta 1) summed over positive default boxes; cross-entropy summed over them and the
     `negatives_per_positive` x as many negatives of highest loss; both divided by the number of positives (an image
     without any contributes 0), then averaged over the batch. Fixed shapes, no loop over images, no host sync.
+
+    `default_boxes`, float32 [A, 4] cxcywh, follows the module to its device.
     """
 
     def __init__(self, negatives_per_positive: int = 3) -> None:
@@ -21,14 +25,22 @@ class MultiBoxLoss(nn.Module):
         self.negatives_per_positive = negatives_per_positive
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> "MultiBoxLoss":
+        """Geometry stays float32 in a network of another precision: in bfloat16 a box would move by a pixel."""
+        super()._apply(fn, recurse)
+        if self.default_boxes.dtype != torch.float32:
+            self.default_boxes = ssd300_default_boxes().to(self.default_boxes.device)
+        return self
+
     def forward(
         self, offsets: Tensor, logits: Tensor, matched_boxes: Tensor, matched_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """offsets [B, A, 4], logits [B, A, C + 1], matched_boxes [B, A, 4] cxcywh, matched_labels int64 [B, A].
 
-        Returns (localisation, confidence), two float32 scalars.
+        Returns (localisation, confidence), two scalars: float32, float64 of a float64 network.
         """
-        offsets, logits = offsets.float(), logits.float()  # sums over thousands of boxes need float32 under autocast
+        # Sums over thousands of boxes need float32, under autocast too.
+        offsets, logits = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (offsets, logits))
         positive = matched_labels > 0  # [B, A]
         num_positive = positive.sum(dim=1)  # [B]
 

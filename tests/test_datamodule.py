@@ -6,7 +6,7 @@ from torch.torch_version import TorchVersion
 
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
-from datamodule import COCODataModule, DataError, check_same_classes
+from datamodule import COCODataModule, DataError, check_same_classes, fit_stages
 from tests.conftest import edit
 from training.resuming import Position
 
@@ -194,3 +194,67 @@ def test_a_checkpoint_holds_the_damaged_images_of_all_processes(sample, monkeypa
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     state = second.state_dict()
     assert sorted(state["damaged_images"]) == sorted(second.damaged_images) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_workers": -1}, "--data.num_workers -1: expected a whole number, at least 0"),
+        ({"val_batch_size": 0}, "--data.val_batch_size 0: expected a whole number, at least 1"),
+        ({"seed": -1}, "--data.seed -1: expected a whole number from 0 to 4"),
+        ({"damaged_limit": float("nan")}, "--data.damaged_limit nan"),
+        ({"val_limit": -3}, "--limit -3"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(sample, options, message):
+    with pytest.raises(DataError, match=message):
+        COCODataModule(str(sample), **options)
+
+
+def test_a_file_of_the_same_letters_and_other_bytes_is_told_apart(data):
+    (data / "train2017" / "000000000001.jpg").rename(data / "train2017" / "cafe\u0301.jpg")
+    path = data / "annotations" / "instances_train2017.json"
+    edit(path, lambda content: content["images"][0].update(file_name="caf\u00e9.jpg"))
+    with pytest.raises(DataError, match=r"1 of the 24 .*'caf\\xe9.jpg' is not 'cafe\\u0301.jpg' \(Unicode form NFC"):
+        module(data).check()
+
+
+def test_a_class_of_the_same_letters_and_other_bytes_is_told_apart(data):
+    for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301")):
+        path = data / "annotations" / f"instances_{split}2017.json"
+        edit(path, lambda content, name=name: content["categories"][0].update(name=name))
+    with pytest.raises(DataError, match=r"'caf\\xe9' is not 'cafe\\u0301' \(Unicode form NFC against NFD\)"):
+        module(data).check()
+
+
+def test_data_that_cannot_be_evaluated_as_meant_stops_a_fit_that_validates_and_no_other(data):
+    edit(data / "annotations" / "instances_val2017.json", lambda c: [a.update(iscrowd=1) for a in c["annotations"]])
+    checked = module(data)
+    with pytest.raises(DataError, match=r"instances_val2017.json: every box \(\d+\) is a crowd"):
+        checked.setup("fit")
+    checked.trainer = SimpleNamespace(limit_val_batches=0, world_size=1, global_rank=0)
+    checked.setup("fit")
+    (data / "annotations" / "instances_val2017.json").unlink()
+    module(data).check(fit_stages(0))
+    with pytest.raises(DataError, match="no data set at"):
+        module(data).check(fit_stages(1.0))
+
+
+def test_pictures_without_annotations_can_be_predicted(data):
+    edit(data / "annotations" / "instances_val2017.json", lambda c: c.update(annotations=[]))
+    module(data).setup("predict")
+    with pytest.raises(DataError, match="nothing to evaluate against"):
+        module(data).setup("validate")
+
+
+def test_oddities_are_a_line_each_of_the_first_process_alone(data, capsys):
+    for split in ("train", "val"):
+        path = data / "annotations" / f"instances_{split}2017.json"
+        edit(path, lambda content: content["categories"].append({"id": 50, "name": "star"}))
+    checked = module(data)
+    checked.setup("fit")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "classes have no box" in line]
+    assert lines == [f"warning: {split}: 1 of 5 classes have no box: star" for split in ("train", "val")]
+    checked.trainer = SimpleNamespace(limit_val_batches=1.0, world_size=2, global_rank=1)
+    checked.setup("fit")
+    assert capsys.readouterr().err == ""

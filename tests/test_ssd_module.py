@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from checkpoints.files import CheckpointError
+from datamodule import COCODataModule
 from ssd_module import SSDModule, load_module
 from training.published_saving import save_reference_checkpoint
 
@@ -156,3 +158,53 @@ def test_the_module_optimised_for_inference_gives_the_same_detections():
         before = plain._detect(images)
         after = plain.optimise_for_inference()._detect(images)
     torch.testing.assert_close(before[1], after[1], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup_steps": -1}, "--model.warmup_steps -1: expected a whole number, at least 0"),
+        ({"warmup_steps": 1.5}, "--model.warmup_steps 1.5"),
+        ({"learning_rate": 0.0}, "--model.learning_rate 0.0: expected a number above 0"),
+        ({"learning_rate": float("nan")}, "--model.learning_rate nan"),
+        ({"learning_rate": float("inf")}, "--model.learning_rate inf"),
+        ({"momentum": 1.0}, "--model.momentum 1.0"),
+        ({"weight_decay": -1e-4}, "--model.weight_decay -0.0001"),
+        ({"gamma": 0}, "--model.gamma 0"),
+        ({"gamma": 1.5}, "--model.gamma 1.5"),
+        ({"milestones": [54, 43]}, r"--model.milestones \[54, 43\]: expected epochs.*ascending"),
+        ({"milestones": [3, 3]}, r"--model.milestones \[3, 3\]"),
+        ({"milestones": [-1]}, r"--model.milestones \[-1\]"),
+        ({"score_threshold": 1.0}, "--model.score_threshold 1.0"),
+        ({"iou_threshold": 0.0}, "--model.iou_threshold 0.0"),
+        ({"max_detections": 0}, "--model.max_detections 0"),
+        ({"max_detections": 10**9}, "--model.max_detections 1000000000"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        module(**options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_geometry_stays_float32_whatever_the_weights_are(dtype):
+    ssd = module(score_threshold=0.0).eval()
+    sizes = np.array([[640, 480], [100, 50]])
+    with torch.no_grad():
+        before = ssd._detect({"images": batch()["images"], "sizes": sizes})
+        boxes = ssd.default_boxes.clone()
+        ssd.to(dtype)
+        offsets, _ = ssd(batch()["images"])
+        after = ssd._detect({"images": batch()["images"], "sizes": sizes})
+    assert offsets.dtype == dtype and torch.equal(ssd.default_boxes, boxes)
+    assert ssd.default_boxes.dtype == after[0].dtype == after[1].dtype == torch.float32
+    torch.testing.assert_close(after[1], before[1], atol=1e-6 if dtype == torch.float64 else 0.02, rtol=0)
+
+
+def test_weights_of_few_digits_and_batches_of_one_image_are_refused_in_training_from_python_too(sample):
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    ssd = SSDModule("resnet18", 4, ("disc", "square", "triangle", "cross"), (2, 3, 7, 40))
+    for precision, size, message in ((None, 1, "--data.batch_size 1"), ("bf16-true", 2, "--precision bf16-true")):
+        data = COCODataModule(str(sample), batch_size=size, num_workers=0)
+        with pytest.raises(MisconfigurationException, match=message):
+            pl.Trainer(accelerator="cpu", precision=precision, **quiet).fit(ssd.float(), data)

@@ -12,6 +12,8 @@ from torch import Tensor
 from training.position import epoch_was_cut
 from training.ranks import gathered
 
+CHECK_EVERY_N_STEPS = 50  # where `log_every_n_steps` is 0, never; Lightning's default
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message gives step, parts and images."""
@@ -41,7 +43,7 @@ class LossMonitor(pl.Callback):
     ) -> None:
         parts = {name: value.detach() for name, value in outputs.items()}
         self._pending.append((_step(trainer, batch_idx), parts, batch["image_ids"]))
-        if len(self._pending) >= trainer.log_every_n_steps:
+        if len(self._pending) >= (trainer.log_every_n_steps or CHECK_EVERY_N_STEPS):
             # From the host: what is logged for the progress bar Lightning reads again in every step.
             pl_module.log("loss", self._check()[-1], prog_bar=True, logger=False, batch_size=1)
 
@@ -151,7 +153,8 @@ class GradientNorm(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps
+        if every and (trainer.global_step + 1) % every == 0:
             pl_module.log("train/gradient_norm", gradient_norm(pl_module), batch_size=1)
 
 

@@ -8,20 +8,26 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from coco.names import unique
 from evaluation.drawing import draw_detections, open_image
 
 
 class DetectionPictures(pl.Callback):
-    """Draws the detections of the first images that the first process validates, above `score_threshold`."""
+    """Draws the detections of the first images that the first process validates, above `score_threshold`.
+
+    Each picture has a name of its own, its file's without folder and suffix, and with the image id where that is taken.
+    """
 
     def __init__(self, directory: str | Path, count: int = 12, score_threshold: float = 0.3) -> None:
         self.directory = Path(directory)
         self.count = count
         self.score_threshold = score_threshold
         self._drawn = 0
+        self._names: set[str] = set()
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._drawn = 0
+        self._names = set()
 
     def on_validation_batch_end(
         self,
@@ -47,7 +53,7 @@ class DetectionPictures(pl.Callback):
                 pl_module.class_names,
                 truth,
             )
-            self.keep(trainer, path.stem, picture)
+            self.keep(trainer, unique(path.stem, str(int(image_id)), self._names), picture)
             self._drawn += 1
 
     def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
@@ -85,9 +91,11 @@ class ClassPrecision(pl.Callback):
         logger = tensorboard(trainer)
         if logger is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
+        names: set[str] = set()
         for row in pl_module.metric.per_class():
+            name = unique(row["name"], str(row["category_id"]), names)
             if row["ground_truths"]:
-                logger.experiment.add_scalar(f"class_AP/{row['name']}", row["AP"], trainer.global_step)
+                logger.experiment.add_scalar(f"class_AP/{name}", row["AP"], trainer.global_step)
 
 
 def tensorboard(trainer: pl.Trainer) -> TensorBoardLogger | None:

@@ -25,7 +25,8 @@ class Throughput(pl.Callback):
     ) -> None:
         self._images += len(batch["images"]) * trainer.world_size
         self._batch_ended = time.perf_counter()
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+        every = trainer.log_every_n_steps
+        if trainer.is_last_batch or (every and (batch_idx + 1) % every == 0):
             passed = self._batch_ended - self._start
             # A tensor on the host: a number would be sent to the device, and read back in every step.
             pl_module.log("train/images_per_second", torch.tensor(self._images / passed), prog_bar=True, batch_size=1)

@@ -161,3 +161,37 @@ def test_the_default_names_are_those_that_training_uses(sample):
     args = vars(check._parser().parse_args(["DIR"]))
     for name in ("train_images", "val_images", "train_annotations", "val_annotations"):
         assert args[name] == parameters[name].default
+
+
+def test_data_that_cannot_train_or_be_evaluated_as_meant_is_never_called_fit(data, tmp_path, capsys):
+    for split in ("train", "val"):
+        path = data / "annotations" / f"instances_{split}2017.json"
+        edit(path, lambda content: [a.update(iscrowd=1) for a in content["annotations"]])
+    code, report = run(data, tmp_path, "--fast")
+    assert code == 1 and not report["usable"] and len(report["problems"]) == 2
+    assert all("is a crowd" in problem for problem in report["problems"])
+    assert "fit for training" not in capsys.readouterr().out
+
+
+def test_a_picture_whose_width_and_height_are_swapped_in_the_annotations_says_so(data, tmp_path):
+    def swap(content):
+        image = next(image for image in content["images"] if image["width"] != image["height"])
+        image.update(width=image["height"], height=image["width"])
+
+    edit(data / "annotations" / "instances_train2017.json", swap)
+    code, report = run(data, tmp_path)
+    assert code == 1 and "in the annotations (width and height swapped)" in report["problems"][0]
+
+
+def test_shared_pictures_are_noted_without_opening_them_too(sample, tmp_path):
+    flags = ["--val_images", "train2017", "--val_annotations", "annotations/instances_train2017.json", "--fast"]
+    assert "24 pictures are in both splits" in "\n".join(run(sample, tmp_path, *flags)[1]["notes"])
+
+
+def test_a_file_of_the_same_letters_and_other_bytes_is_told_apart(data, tmp_path):
+    (data / "train2017" / "000000000001.jpg").rename(data / "train2017" / "cafe\u0301.jpg")
+    path = data / "annotations" / "instances_train2017.json"
+    edit(path, lambda content: content["images"][0].update(file_name="caf\u00e9.jpg"))
+    for flags in ([], ["--fast"]):
+        (problem,) = run(data, tmp_path, *flags)[1]["problems"]
+        assert r"'caf\xe9.jpg' is not 'cafe\u0301.jpg' (Unicode form NFC against NFD)" in problem

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from torch.utils.data import DistributedSampler, SequentialSampler
 
-from coco.sampler import EvaluationSampler, TrainingSampler
+from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
 
 
 def keys(num_replicas, rank, batch_size, epoch=0, seed=0, indices=None):
@@ -59,3 +60,13 @@ def test_an_epoch_goes_on_at_any_sample_with_any_number_of_processes_and_the_nex
     step = replicas * batch_size
     assert left == whole[16 : 16 + (50 - 16) // step * step]
     assert sampler(0, 1) == [index for _, index in keys(replicas, 0, batch_size, epoch=1)]
+
+
+def test_overfitting_has_the_first_epochs_order_in_every_epoch_and_lightning_leaves_its_samplers_alone():
+    sampler = OverfittingSampler(np.arange(50), 8, seed=3)
+    first = keys(1, 0, 8, seed=3, indices=np.arange(50))
+    sampler.set_epoch(4)
+    assert list(sampler) == [(4, index) for _, index in first]
+    for each in (sampler, EvaluationSampler(5)):
+        assert isinstance(each, SequentialSampler) and isinstance(each, DistributedSampler)
+    assert not isinstance(TrainingSampler(np.arange(9), 8, 0), SequentialSampler)

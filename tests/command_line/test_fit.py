@@ -189,7 +189,7 @@ def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
         (["--accelerator", "cuda"], "cuda|CUDA|GPU"),
         (["--model.backbone", "vgg16"], "--model.backbone vgg16: expected one of resnet18"),
         (["--batch_size", "999"], "do not fill one step of 1 device(s) x batch 999"),
-        (["--batch_size", "0"], "batch_size=0"),
+        (["--batch_size", "0"], "--data.batch_size 0: expected a whole number, at least 1"),
         (["--ckpt_path", "README.md"], "README.md: refused"),
     ],
 )

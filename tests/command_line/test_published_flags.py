@@ -111,9 +111,9 @@ def test_a_flag_without_counterpart_is_refused_with_what_to_use_instead(flag):
         parse(["--data", "d", flag.names[0], *value])
 
 
-def test_a_single_iteration_is_refused_since_lightning_may_take_it_for_everything():
-    with pytest.raises(MisconfigurationException, match="--iterations 1: give at least 2"):
-        parse(["--data", "d", "--iterations", "1"])
+def test_a_single_iteration_is_one_batch():
+    ours = translated("--iterations", "1", "--eval_iters", "1")
+    assert ours["--trainer.limit_train_batches"] == ours["--trainer.limit_val_batches"] == "1", "1.0 would be all"
 
 
 def test_the_documentation_lists_the_flags():
@@ -123,3 +123,20 @@ def test_the_documentation_lists_the_flags():
         for flag in FLAGS
     ]
     assert [line for line in table.splitlines() if line.startswith("| `")] == expected
+
+
+@pytest.mark.parametrize("flag", ["--benchmark-iterations", "--benchmark-warmup", "--iterations", "--eval_iters"])
+def test_counts_out_of_range_are_refused_by_name(flag):
+    name = flag.removeprefix("--").replace("-", "_")
+    with pytest.raises(MisconfigurationException, match=f"--{name} -7: expected a whole number, at least"):
+        parse(["--data", "d", flag, "-7"])
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    args, more = parse(["--data=~/coco", "--save=~/models", "--run_dir=~/run"])
+    assert (args.data, args.save, more) == (
+        "/home/somebody/coco",
+        "/home/somebody/models",
+        ["--run_dir=/home/somebody/run"],
+    )

@@ -2,8 +2,9 @@ import pytest
 import yaml
 
 from checkpoints.files import CheckpointError
+from command_line.evaluate import EvaluateCLI
 from command_line.fit_cli import FitCLI
-from command_line.shared import long_flags
+from command_line.shared import UsageError, long_flags
 
 
 def test_short_flags_become_lightnings():
@@ -122,3 +123,24 @@ def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpo
     typed = ("python", "main.py", "--checkpoint", "epoch_3.pt", "--save", "models")
     published = FitCLI(["--data_root", str(sample), "--accelerator", "cpu", "--run_dir", str(tmp_path)], command=typed)
     assert published.resume_command == f"python main.py --save models --run_dir {published.run_dir} --ckpt_path auto"
+
+
+def test_the_home_directory_is_meant_by_a_tilde_wherever_it_is_written(cli, sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(sample)
+    (tmp_path / "a.yaml").write_text("run_dir: ~/other\nmodel:\n  backbone_weights: ~/weights.pth\n")
+    made = cli("--data_root=~/data", "--config=~/a.yaml")
+    assert made.datamodule.data_root == tmp_path / "data" and made.run_dir == tmp_path / "other"
+    assert made.model.hparams.backbone_weights == str(tmp_path / "weights.pth")
+
+
+def test_evaluate_without_a_checkpoint_asks_for_it_by_its_flag(sample):
+    with pytest.raises(UsageError, match=r"^--ckpt_path is missing: the checkpoint to evaluate, such as runs/"):
+        EvaluateCLI(["--data_root", str(sample), "--accelerator", "cpu"])
+
+
+def test_help_lists_the_short_flags(capsys):
+    with pytest.raises(SystemExit):
+        EvaluateCLI(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--ckpt_path (--model.path)" in told and "--data_root (--data.data_root)" in told

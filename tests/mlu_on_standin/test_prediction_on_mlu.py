@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prediction import Detector
 from ssd_module import SSDModule
@@ -35,3 +36,15 @@ def test_mixed_precision_on_an_mlu_runs_in_it(module, pictures):
     full, mixed = (Detector(module, "mlu", precision=each)(pictures[0])[0] for each in (None, "bf16-mixed"))
     assert len(mixed) and not np.array_equal(full.scores[:5], mixed.scores[:5])
     assert np.allclose(full.scores[:5], mixed.scores[:5], atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "32"])
+def test_weights_of_fewer_digits_on_an_mlu_find_the_same_but_for_rounding(module, pictures, precision):
+    full = Detector(module, "mlu")(pictures[0])[0]
+    found = Detector(module, "mlu", precision=precision)(pictures[0])[0]
+    assert len(found) and np.allclose(full.scores[:5], found.scores[:5], atol=0.05)
+
+
+def test_float64_is_refused_on_an_mlu(module):
+    with pytest.raises(MisconfigurationException, match="precision='64-true' on an MLU would compute in fp32"):
+        Detector(module, "mlu", precision="64-true")

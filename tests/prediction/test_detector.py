@@ -157,3 +157,23 @@ def test_more_than_one_device_and_devices_that_are_not_there_are_refused(random_
     if not torch.cuda.is_available():
         with pytest.raises(MisconfigurationException, match="no CUDA device"):
             Detector(random_detector, "cuda")
+
+
+@pytest.mark.parametrize("precision", ["64-true", "16-true", "bf16-true", "16"])
+def test_every_precision_finds_what_32_bits_find_but_for_rounding(detector, random_detector, paths, precision):
+    other = Detector(random_detector, "cpu", precision=precision, score_threshold=0.05)
+    (full,), (found,) = detector(paths[0]), other(paths[0])
+    assert found.boxes.dtype == found.scores.dtype == np.float32 and len(found) > 20
+    assert np.allclose(found.scores[:20], full.scores[:20], atol=1e-6 if precision == "64-true" else 0.05)
+    assert torch.get_default_dtype() == torch.float32
+    (again,) = detector(paths[0])
+    assert same(again, full), "nothing of another precision is left behind"
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [("transformer-engine", "--precision transformer-engine: .*linear layers"), ("half", "--precision half: ")],
+)
+def test_a_precision_that_is_none_is_refused_by_name(random_detector, precision, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        Detector(random_detector, "cpu", precision=precision)

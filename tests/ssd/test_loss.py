@@ -79,3 +79,16 @@ def test_half_precision_outputs_are_summed_in_float32():
     low = MultiBoxLoss()(offsets.bfloat16(), logits.bfloat16(), boxes, labels)
     high = MultiBoxLoss()(offsets.bfloat16().float(), logits.bfloat16().float(), boxes, labels)
     assert low[0].dtype == torch.float32 and torch.equal(torch.stack(low), torch.stack(high))
+
+
+def test_the_loss_of_a_float64_network_is_float64_and_default_boxes_stay_float32():
+    loss = MultiBoxLoss().double()
+    assert loss.default_boxes.dtype == torch.float32
+    generator = torch.Generator().manual_seed(0)
+    offsets, logits = (torch.randn(1, 8732, n, generator=generator) for n in (4, 4))
+    boxes = loss.default_boxes[None]
+    labels = (torch.arange(8732) % 50 == 0).long()[None]
+    exact = loss(offsets.double(), logits.double(), boxes, labels)
+    assert all(part.dtype == torch.float64 for part in exact)
+    for part, other in zip(exact, loss(offsets, logits, boxes, labels), strict=True):
+        assert other.dtype == torch.float32 and float(other) == pytest.approx(float(part), rel=1e-5)

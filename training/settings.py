@@ -1,0 +1,50 @@
+"""What an SSDModule and its training can be set to: numbers out of range are refused before anything runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from ssd.default_boxes import NUM_DEFAULT_BOXES
+from training.ranges import Range, out_of_range
+
+RANGES = {
+    "num_classes": Range(1, whole=True),
+    "learning_rate": Range(0, above=True),
+    "momentum": Range(0, 1, below=True),
+    "weight_decay": Range(0, 1, below=True),
+    "warmup_steps": Range(0, whole=True),
+    "gamma": Range(0, 1, above=True),
+    "score_threshold": Range(0, 1, below=True),
+    "iou_threshold": Range(0, 1, above=True),
+    "max_detections": Range(1, NUM_DEFAULT_BOXES, whole=True),
+}
+# Half precision of the weights themselves: SGD's small updates are rounded away, and so are the boxes of the targets.
+INFERENCE_PRECISIONS = ("16-true", "bf16-true")
+
+
+ONE_IMAGE = (
+    "--data.batch_size 1: the smallest feature map is one cell, and batch normalisation cannot train on one value. "
+    "Give at least 2 images per device; --trainer.accumulate_grad_batches makes steps of more images with less memory"
+)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for a number that `SSDModule` cannot take, naming its flag."""
+    if told := out_of_range(settings, RANGES, "--model."):
+        raise ValueError(told)
+    milestones = list(settings["milestones"] or ())
+    epochs = Range(1, whole=True)
+    if not all(epoch in epochs for epoch in milestones) or milestones != sorted(set(milestones)):
+        raise ValueError(
+            f"--model.milestones {milestones}: expected epochs, each {epochs}, in ascending order and each once"
+        )
+
+
+def check_training_precision(precision: Any) -> None:
+    """Raises MisconfigurationException for a Trainer's precision that a network can be used, but not trained in."""
+    if precision in INFERENCE_PRECISIONS:
+        raise MisconfigurationException(
+            f"--precision {precision}: weights of so few digits lose the small updates of training; this precision is "
+            f"for evaluation and prediction. Train with {str(precision).removesuffix('-true')}-mixed or 32-true"
+        )
