@@ -27,7 +27,7 @@ from command_line.shared import with_home
 from evaluation.drawing import draw_detections
 from prediction import video
 from prediction.detector import Detections, Detector, batches, open_picture, prepare
-from prediction.devices import PRECISIONS, check_score_threshold, device_flags
+from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
 from prediction.files import Input, ResultFiles, find_inputs
 from ssd_module import load_module
 
@@ -177,7 +177,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--draw", choices=("true", "false"), default="true", help="false writes the tables alone (default: true)")
     add("--accelerator", default="auto", help="cpu, cuda, mlu, or auto: the best there is (default)")
     add("--devices", default="1", metavar="N", help="one device: 1, or an ordinal with a comma: 2,")
-    add("--precision", choices=PRECISIONS, help="default: 32-true")
+    add("--precision", choices=PRECISIONS, help="default: 32-true; auto: bf16-mixed where the device has it")
     add("--batch_size", type=int, default=8, metavar="N", help="pictures at a time on the device (default: 8)")
     threads = "threads that decode, draw and write (default: the cores this process may use, at most 8)"
     add("--num_workers", type=int, default=min(len(os.sched_getaffinity(0)), 8), metavar="N", help=threads)
@@ -196,6 +196,7 @@ def _check(flags: argparse.Namespace) -> list[Input]:
     if flags.output.exists() and not flags.output.is_dir():
         raise MisconfigurationException(f"--output {flags.output}: expected a directory, but this is a file")
     asked = {name: getattr(flags, name) for name in ("accelerator", "devices", "precision")}
+    asked["precision"] = fast_precision(flags.accelerator) if flags.precision == "auto" else flags.precision
     device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     inputs = find_inputs(flags.inputs, flags.output)
     if any(each.is_video for each in inputs):

@@ -24,6 +24,7 @@ from command_line.errors import user_message
 from command_line.moved_names import moved
 from command_line.trainer_flags import TypedTrainer
 from datamodule import COCODataModule, DataError
+from prediction.devices import fast_precision
 from training.last_checkpoint import Preempted
 from training.losses import NonFiniteLossError
 from training.pretrained import PretrainedWeightsError
@@ -101,6 +102,8 @@ class ScriptCLI(LightningCLI):
         try:
             self.config = parser.parse_args(with_config_paths(args))
             _check_seed(self.config.seed_everything)
+            if self.config.trainer.precision == "auto":  # so that a saved configuration has what was used
+                self.config.trainer.precision = fast_precision(self.config.trainer.accelerator)
             for name in PATHS:
                 if isinstance(path := self.config.get(name), (str, Path)) and str(path).startswith("~"):
                     self.config[name] = type(path)(os.path.expanduser(path))

@@ -25,7 +25,8 @@ RANGES = {
 
 
 class TypedTrainer(pl.Trainer):
-    """Only the signature is of use, to the parser: Lightning's own reads `1` (one batch) as 1.0 (all of them)."""
+    """Only the signature is of use, to the parser: Lightning's own reads `1` (one batch) as 1.0 (all of them),
+    and does not know the precision `auto`, which `ScriptCLI` replaces."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class TypedTrainer(pl.Trainer):
         limit_predict_batches: int | float | None = None,
         overfit_batches: int | float = 0.0,
         val_check_interval: int | float | str | timedelta | dict[str, int] | None = None,
+        precision: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -45,6 +47,7 @@ class TypedTrainer(pl.Trainer):
             limit_predict_batches=limit_predict_batches,
             overfit_batches=overfit_batches,
             val_check_interval=val_check_interval,
+            precision=precision,
             **kwargs,
         )
 

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from coco.augment import normalise
 from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode, resize
-from prediction.devices import check_score_threshold, device_flags
+from prediction.devices import check_score_threshold, device_flags, fast_precision
 from ssd_module import SSDModule, load_module
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -195,6 +195,7 @@ def _orientation(path: Path) -> int:
 
 def _one_device(accelerator: str, devices: int | str | list[int], precision: str | None) -> pl.strategies.Strategy:
     """Lightning's strategy for one device, which knows the device and the precision."""
+    precision = fast_precision(accelerator) if precision == "auto" else precision
     asked = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
