@@ -1,6 +1,5 @@
 """COCODataModule: serves COCO-format data to Lightning. Loaders, and the device half of the input pipeline."""
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from coco.annotations import CocoAnnotations
 from coco.augment import normalise
+from coco.cores import default_workers
 from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.decoding import decoder_name
@@ -96,7 +96,7 @@ class COCODataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.val_limit = val_limit
-        self.num_workers = min(len(os.sched_getaffinity(0)), 8) if num_workers is None else num_workers
+        self.num_workers = default_workers() if num_workers is None else num_workers
         self.seed = seed
         self.allow_other_samples = allow_other_samples
         self.start = Position()  # where training goes on; a checkpoint sets it

@@ -112,7 +112,7 @@ def physical_card(ordinal: int) -> int:
 
 def _run(command: list[str], timeout: float) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True).stdout
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, check=True).stdout
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ""
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def _check_sums(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what may be written, and no directory; elsewhere a directory opens for reading only.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -103,7 +105,6 @@ def _sync(path: Path) -> None:
 
 def _free_megabytes(directory: Path) -> str:
     try:
-        state = os.statvfs(directory)
+        return str(shutil.disk_usage(directory).free // 2**20)
     except OSError:
         return "?"
-    return str(state.f_bavail * state.f_frsize // 2**20)

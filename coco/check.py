@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _draw([(annotations, splits[split][0]) for split, annotations in read.items()], args.output)
     if args.json:
         content = {"usable": not report.problems, **vars(report)}
-        args.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        args.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if report.problems:
         print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from coco.annotations import CocoAnnotations
+from coco.cores import usable_cores
 from coco.decoding import ImageError, decode
 from coco.names import look_alikes
 
@@ -84,7 +85,7 @@ def open_pictures(
         the good ones by the hash of the file's content.
     """
     faults, by_content = [], {}
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         looks = pool.map(lambda i: _look_at(annotations, directory, i), range(len(annotations)))
         for i, (fault, digest) in enumerate(looks):
             if fault:

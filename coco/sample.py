@@ -84,7 +84,7 @@ def _read_marker(directory: Path, parameters: dict) -> dict:
     if not found:
         return {}
     try:
-        marker = json.loads((directory / MARKER).read_text())
+        marker = json.loads((directory / MARKER).read_text(encoding="utf-8"))
         present = marker["parameters"]
         if present["generator"] != parameters["generator"]:
             raise ValueError
@@ -145,7 +145,7 @@ def _file_name(index: int) -> str:
 def _write_json(path: Path, content: dict) -> None:
     """Under a hidden name first: a file under its own name is always whole."""
     hidden = path.with_name(f".{path.name}.part")
-    hidden.write_text(json.dumps(content))
+    hidden.write_text(json.dumps(content), encoding="utf-8")
     os.replace(hidden, path)
 
 

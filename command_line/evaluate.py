@@ -33,7 +33,7 @@ def evaluate(args: Sequence[str] | None = None) -> dict[str, Any]:
         print(class_table(module.metric.per_class()))
         if cli.config.json:
             cli.config.json.parent.mkdir(parents=True, exist_ok=True)
-            cli.config.json.write_text(json.dumps(numbers, indent=1))
+            cli.config.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         if cli.config.report:
             write_report(cli.config.report, module.metric, numbers, facts, cli.datamodule.val_directory)
             print(f"\nreport: {cli.config.report}")

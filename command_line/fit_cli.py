@@ -142,7 +142,7 @@ class FitCLI(ScriptCLI):
             path, number = self.run_dir / "config.yaml", 1
             while path.exists():
                 path, number = self.run_dir / f"config_{number}.yaml", number + 1
-            path.write_text(self._dump())
+            path.write_text(self._dump(), encoding="utf-8")
             write_run_record(path.with_name(path.name.replace("config", "run")).with_suffix(".json"), self)
         except OSError as error:
             raise CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})") from None

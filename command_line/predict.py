@@ -22,6 +22,7 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
+from coco.cores import default_workers
 from coco.decoding import ImageError
 from command_line.shared import with_home
 from evaluation.drawing import draw_detections
@@ -180,7 +181,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", choices=PRECISIONS, help="default: 32-true; auto: bf16-mixed where the device has it")
     add("--batch_size", type=int, default=8, metavar="N", help="pictures at a time on the device (default: 8)")
     threads = "threads that decode, draw and write (default: the cores this process may use, at most 8)"
-    add("--num_workers", type=int, default=min(len(os.sched_getaffinity(0)), 8), metavar="N", help=threads)
+    add("--num_workers", type=int, default=default_workers(), metavar="N", help=threads)
     flags = parser.parse_intermixed_args(with_home(sys.argv[1:] if args is None else args))
     flags.draw = flags.draw == "true"
     return flags

@@ -76,7 +76,7 @@ def write_report(
     directory.mkdir(parents=True, exist_ok=True)
     classes = sorted(metric.per_class(), key=lambda row: -row["AP"])
     whole = {**facts, "numbers": dict(numbers), "classes": classes}
-    (directory / "report.json").write_text(json.dumps(whole, indent=1))
+    (directory / "report.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     _write_csv(directory / "classes.csv", classes)
     _write_detections(directory / "detections.json", metric)
     matches = match_detections(metric.annotations, metric.detections)

@@ -2,8 +2,8 @@
 # Downloads COCO 2017 (train, val, annotations) and unpacks it. Started again after any interruption it goes on.
 # Usage: bash scripts/download_dataset.sh DIR
 #
-# Needs curl, unzip and md5sum, and about 45 GB below DIR: 20 GB of archives, which may be deleted afterwards, and as
-# much of files. In the environment:
+# Needs curl, unzip and md5sum (md5 on macOS), and about 45 GB below DIR: 20 GB of archives, which may be deleted
+# afterwards, and as much of files. In the environment:
 #   COCO_MIRROR       where the archives lie, in zips/ and annotations/; http://images.cocodataset.org by default
 #   COCO_ARCHIVES     what to fetch, a line each: path below the mirror, MD5, size in MB
 #   COCO_ATTEMPTS     connections per archive that fail or break off before giving up; 20 by default
@@ -26,7 +26,7 @@ main() {
     exit 2
   fi
   local tool
-  for tool in curl unzip md5sum; do
+  for tool in curl unzip "$(md5_tool)"; do
     command -v "$tool" >/dev/null || fail "$tool is needed and not installed"
   done
   mkdir -p "$1"
@@ -56,7 +56,9 @@ check_free_space() {
     missing=$((megabytes * 22 / 10 - $(megabytes_in "$name" "$name.part" "$(unpacks_to "$path")")))
     needed=$((needed + (missing > 0 ? missing : 0)))
   done <<<"$archives"
-  free=$(df --output=avail --block-size=MB . | tail -n 1 | tr -d ' MB')
+  # The field before the percentage, whatever the name of the file system; in kB, and so is du's.
+  free=$(df -Pk . | awk 'NR == 2 { for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+%$/) { print $(i - 1); exit } }')
+  free=$((free * 1024 / 1000000))
   if ((free < needed)); then
     fail "$PWD has $free MB free, $needed MB are needed. Free some, or give a directory on another disk"
   fi
@@ -70,10 +72,11 @@ unpacks_to() {
 
 # megabytes_in PATH...: on the disk, in those that are there.
 megabytes_in() {
-  local path there=()
+  local path kilobytes there=()
   for path; do [[ -e $path ]] && there+=("$path"); done
   ((${#there[@]} == 0)) && { echo 0; return; }
-  du -sc --block-size=MB -- "${there[@]}" | tail -n 1 | cut -d M -f 1
+  kilobytes=$(du -sk -- "${there[@]}" | awk '{ sum += $1 } END { printf "%.0f", sum }')
+  echo $((kilobytes * 1024 / 1000000))
 }
 
 # download URL FILE MD5: the file under its name is whole; what has arrived of it is FILE.part.
@@ -85,7 +88,7 @@ download() {
     rm -f -- "$file"
   fi
   for ((attempt = 1; attempt <= attempts; attempt++)); do
-    echo "$file: downloading$([[ -s $file.part ]] && echo ", $(wc -c <"$file.part") bytes are there")"
+    echo "$file: downloading$([[ -s $file.part ]] && echo ", $(($(wc -c <"$file.part"))) bytes are there")"
     status=0
     # No --retry: it would begin anew instead of going on. A minute at less than 1 kB/s counts as broken off.
     code=$(curl --fail --location --continue-at - --output "$file.part" --progress-bar --write-out '%{http_code}' \
@@ -122,16 +125,20 @@ unpack() {
   if [[ -n $(unzip -Z1 "$file" | grep -E '(^/|(^|/)\.\.(/|$))' || true) ]]; then
     fail "$file has entries that would leave $PWD; nothing was unpacked"
   fi
-  # "size name" of the archive's files, less those on the disk.
+  # "size name" of the archive's files, less those on the disk; ls, since only GNU's find prints sizes.
   absent=$(comm -23 <(unzip -Z -l "$file" | awk '
       /^[-?]/ { size = $4; for (i = 0; i < 9; i++) sub(/^[^ ]+ +/, ""); print size, $0 }' | sort) \
-    <(find . -type f -printf '%s %P\n' | sort) | cut -d ' ' -f 2-)
+    <(find . -type f -exec ls -ln {} + | awk '
+      { size = $5; for (i = 0; i < 8; i++) sub(/^[^ ]+ +/, ""); print size, substr($0, 3) }' | sort) | cut -d ' ' -f 2-)
   echo "$file: unpacking $(grep -c . <<<"$absent" || true) files"
-  xargs --delimiter '\n' rm -f -- <<<"$absent"
+  tr '\n' '\0' <<<"$absent" | xargs -0 rm -f --
   unzip -nq "$file" || fail "$file could not be unpacked to $PWD; start this again to go on"
 }
 
-has_md5() { [[ -e $1 && $(md5sum <"$1") == "$2 "* ]]; }
+has_md5() { [[ -e $1 && "$("$(md5_tool)" <"$1") " == "$2 "* ]]; }
+
+# macOS has md5, which prints the sum alone; the others md5sum.
+md5_tool() { if command -v md5sum >/dev/null || ! command -v md5 >/dev/null; then echo md5sum; else echo md5; fi; }
 
 fail() {
   echo "error: $*" >&2

@@ -161,7 +161,7 @@ class LastCheckpoint(Checkpoint):
         """After Lightning took them for itself: its SIGTERM handler runs a collective in the middle of a step."""
         if threading.current_thread() is not threading.main_thread():
             return
-        previous = signal.getsignal(signal.SIGUSR1)
+        previous = signal.getsignal(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None  # Windows has none
         if SLURMEnvironment.detect() and callable(previous):
             if previous != self._note_requeue:
                 self._requeue = previous

@@ -37,7 +37,7 @@ def write_run_record(path: Path, cli: Any) -> None:
             for split, annotations in (("train", data.train_annotations), ("val", data.val_annotations))
         },
     }
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def project_version() -> str:
@@ -66,7 +66,7 @@ def git_revision(directory: Path) -> str | None:
     """Commit of the checkout, with `+changes` where files differ from it; None without git."""
     git = ["git", "-C", str(directory)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", timeout=10)
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -18,6 +18,9 @@ pytestmark = pytest.mark.skipif(
     not all(shutil.which(tool) for tool in ("bash", "curl", "unzip", "md5sum")), reason="needs curl and unzip"
 )
 
+PORTABLE_TOOLS = ("awk", "bash", "cat", "comm", "curl", "cut", "grep", "ls", "mkdir", "mv", "rm", "sleep", "sort")
+PORTABLE_TOOLS += ("tail", "touch", "tr", "unzip", "wc")  # without options of GNU's, but for curl's own
+
 
 def archive(files):
     content = io.BytesIO()
@@ -174,6 +177,40 @@ def test_unpacking_goes_on_after_an_interruption_and_mends_a_file_cut_short(serv
     done = download(tmp_path, server())
     assert done.returncode == 0 and "val2017.zip: unpacking 19 files" in done.stdout
     assert_is_whole(tmp_path)
+
+
+@pytest.fixture
+def bsd_tools(tmp_path):
+    """A directory of tools as macOS has them: no md5sum, and df, du, find and xargs refuse what only GNU's know."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for name in PORTABLE_TOOLS:
+        (directory / name).symlink_to(shutil.which(name))
+    gnu = {"df": "--*", "du": "--?*", "find": "-printf", "xargs": "--*"}
+    for name, refused in gnu.items():
+        text = (
+            f"""for word; do case $word in {refused}) echo "{name}: illegal option $word" >&2; exit 64;; esac; done"""
+        )
+        if name == "xargs":  # whose operands are options of other tools
+            text = f"""case $1 in {refused}) echo "{name}: illegal option $1" >&2; exit 64;; esac"""
+        (directory / name).write_text(f"""#!/bin/sh\n{text}\nexec {shutil.which(name)} "$@"\n""")
+    (directory / "md5").write_text(f"""#!/bin/sh\nsum=$({shutil.which("md5sum")})\necho "${{sum%% *}}"\n""")
+    for path in directory.iterdir():
+        if not path.is_symlink():
+            path.chmod(0o755)
+    return directory
+
+
+def test_it_downloads_resumes_and_unpacks_with_the_tools_of_macos(server, tmp_path, bsd_tools):
+    directory = tmp_path / "co co"
+    (directory / "val2017").mkdir(parents=True)
+    (directory / "val2017" / "0.jpg").write_bytes(PICTURES["val2017/0.jpg"])
+    (directory / "val2017" / "1.jpg").write_bytes(PICTURES["val2017/1.jpg"][:100])
+    done = download(directory, server(["wrong file", "break off"]), PATH=str(bsd_tools))
+    assert done.returncode == 0, done.stderr
+    assert "val2017.zip: unpacking 19 files" in done.stdout and "not the file it should be" in done.stderr
+    assert "illegal" not in done.stderr and "not found" not in done.stderr
+    assert_is_whole(directory)
 
 
 def test_an_archive_that_would_write_outside_is_not_unpacked(server, tmp_path):
