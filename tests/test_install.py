@@ -1,7 +1,9 @@
 """Installing where a torch is already there, as in MLU containers."""
 
+import os
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -38,6 +40,43 @@ def test_make_install_keeps_the_torch_that_is_there(tmp_path, torchvision):
     assert "Version: 0.19.0" in shown, "the torchvision of that torch"
 
 
-def test_no_module_of_ours_is_installed_into_site_packages():
-    site_packages = Path(next(path for path in sys.path if path.endswith("site-packages")))
-    assert not (site_packages / "ssd").exists() and not (site_packages / "train.py").exists()
+ROOMS = ("accelerators", "checkpoints", "coco", "command_line", "evaluation", "prediction", "ssd", "training")
+
+
+def run_elsewhere(directory: Path, *code: str, **env: str) -> str:
+    """What Python prints in a directory that has an empty folder of every room's name."""
+    for room in ROOMS:
+        (directory / room).mkdir(exist_ok=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | env
+    done = subprocess.run(
+        [sys.executable, *code], cwd=directory, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def installed():
+    if not list(Path(sysconfig.get_path("purelib")).glob("__editable__.ssd300*.pth")):
+        pytest.skip("the project is not installed in this environment (make install does)")
+
+
+def test_folders_named_like_our_rooms_do_not_stand_before_them(installed, tmp_path):
+    code = f"import importlib; print(*(importlib.import_module(name).__file__ for name in {ROOMS}), sep='\\n')"
+    assert run_elsewhere(tmp_path, "-c", code).split() == [str(PROJECT / room / "__init__.py") for room in ROOMS]
+
+
+def test_the_installed_command_finds_the_configurations_from_elsewhere(installed, tmp_path):
+    command = Path(sys.executable).with_name("ssd300")
+    shown = subprocess.run([command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120).stdout
+    assert len(shown.splitlines()) <= 24 and "demo" in shown
+    missing = subprocess.run(
+        [command, "train", "--config", "demo", "--data_root", "nowhere"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert missing.returncode == 1 and "no data set at nowhere" in missing.stderr
+
+
+def test_an_installed_package_with_a_doors_name_is_not_shadowed(installed, tmp_path):
+    places = run_elsewhere(tmp_path, "-c", "import sys; print(*sys.path, sep='\\n')").splitlines()
+    assert places.index(sysconfig.get_path("purelib")) < places.index(str(PROJECT)), "site-packages are looked in first"
