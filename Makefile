@@ -75,9 +75,10 @@ bench: install ## the benchmarks that need nothing but this project, beside thei
 	$(BIN)/python benchmarks/input_pipeline.py
 	$(BIN)/python benchmarks/checkpointing.py
 
-lint: install ## ruff's rules and format
+lint: install ## ruff's rules and format, mypy's types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: install ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix .

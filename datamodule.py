@@ -175,8 +175,7 @@ class COCODataModule(pl.LightningDataModule):
         except ValueError as error:
             raise DataError(str(error)) from None
         dataset = TrainingDataset(annotations, self._directories["train"], self.seed, decoder=self._decoder)
-        dataset = WatchedDataset(dataset, self.num_workers)
-        return self._loader(dataset, sampler, self.batch_size, collate_training)
+        return self._loader(WatchedDataset(dataset, self.num_workers), sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
         length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
@@ -260,7 +259,7 @@ class COCODataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=device != "cpu",
             # Before torch 2.5 memory is pinned for CUDA unless told otherwise; later the argument is deprecated.
-            pin_memory_device=device if device != "cpu" and torch.__version__ < (2, 5) else "",
+            pin_memory_device=device if device != "cpu" and torch.__version__ < "2.5" else "",
             persistent_workers=self.num_workers > 0,
         )
 

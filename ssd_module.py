@@ -214,11 +214,13 @@ class SSDModule(pl.LightningModule):
         Returns boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], on the CPU.
         """
         detections = self._detect(batch)
+        assert self.metric is not None  # made when the epoch starts
         self.metric.update(batch["image_ids"], *detections)
         return detections
 
     def on_validation_epoch_end(self) -> None:
         """Every rank computes the same numbers from all ranks' detections, so nothing is left to reduce."""
+        assert self.metric is not None  # made when the epoch starts
         self.numbers = numbers = self.metric.compute()
         if not self.trainer.sanity_checking:
             self.log_dict({f"val/{name}": value for name, value in numbers.items()}, prog_bar=False)

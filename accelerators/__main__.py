@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -50,7 +51,9 @@ def facts() -> dict[str, str]:
     if backend.is_available():
         for ordinal in range(backend.device_count()):
             found[f"  mlu:{ordinal}"] = _device(ordinal)
-        found["bf16"] = "yes" if torch.mlu.is_bf16_supported() else "no (capability below 5): use 16-mixed"
+        found["bf16"] = (
+            "yes" if backend.device_module().is_bf16_supported() else "no (capability below 5): use 16-mixed"
+        )
         found["cncl"] = "registered" if dist.is_backend_available("cncl") else "missing: one MLU only"
         found["TF32"] = _tf32()
     found["CUDA devices"] = str(torch.cuda.device_count())
@@ -76,17 +79,17 @@ def _torch_mlu_version() -> str:
 
 def _device(ordinal: int) -> str:
     try:
-        free, total = torch.mlu.mem_get_info(ordinal)
+        free, total = backend.device_module().mem_get_info(ordinal)
         memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     except (RuntimeError, AttributeError) as error:
         memory = f"memory unknown: {error}"
-    return f"{torch.mlu.get_device_name(ordinal)}, {memory}"
+    return f"{backend.device_module().get_device_name(ordinal)}, {memory}"
 
 
 def _tf32() -> str:
     switches = {}
     for name in ("cnnl", "mlu.matmul"):
-        module = torch.backends
+        module: Any = torch.backends
         for part in name.split("."):
             module = getattr(module, part, None)
         switches[f"torch.backends.{name}.allow_tf32"] = getattr(module, "allow_tf32", "unknown")

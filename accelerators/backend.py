@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -29,6 +30,11 @@ def is_installed() -> bool:
         return importlib.util.find_spec("torch_mlu") is not None
     except (ImportError, ValueError):
         return False
+
+
+def device_module() -> Any:
+    """`torch.mlu`, which `import torch_mlu` puts there and torch's annotations do not know."""
+    return vars(torch)["mlu"]
 
 
 def load() -> ModuleType:
@@ -51,7 +57,7 @@ def load() -> ModuleType:
             f"`pip list` must show no second one), and check that the driver is visible.\n{ELSEWHERE}",
             name="torch_mlu",
         ) from error
-    return torch.mlu
+    return device_module()
 
 
 def is_available() -> bool:
@@ -95,7 +101,7 @@ def require() -> ModuleType:
     reason = unavailable_reason()
     if reason is not None:
         raise MisconfigurationException(reason)
-    return torch.mlu
+    return device_module()
 
 
 # torch_mlu reads the first of these that is set

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from . import backend
+
 BF16_HOOKS = ("bf16_compress_hook", "bf16_compress_wrapper_hook")
 
 
@@ -21,7 +23,7 @@ def prepare_comm_hook(hook: Callable, wrapper: Callable | None = None) -> Callab
         hook = wrapper(hook)
     if getattr(hook, "__name__", "") not in BF16_HOOKS:
         return hook
-    if not torch.mlu.is_bf16_supported():
+    if not backend.device_module().is_bf16_supported():
         raise MisconfigurationException(
             f"ddp_comm_hook={hook.__name__} needs an MLU with bfloat16 (compute capability 5 or later). Use "
             "torch.distributed.algorithms.ddp_comm_hooks.default_hooks.fp16_compress_hook."

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch.distributed as dist
 from lightning_fabric.plugins.environments import SLURMEnvironment
@@ -18,7 +18,13 @@ from .precision import MLUMixedPrecision
 from .strategies import MLUDDPStrategy, SingleMLUStrategy
 from .strategy_base import MLUStrategy
 
-MIXED = {16: "16-mixed", "16": "16-mixed", "16-mixed": "16-mixed", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed"}
+MIXED: dict[Any, Literal["16-mixed", "bf16-mixed"]] = {
+    16: "16-mixed",
+    "16": "16-mixed",
+    "16-mixed": "16-mixed",
+    "bf16": "bf16-mixed",
+    "bf16-mixed": "bf16-mixed",
+}
 # Lightning's names for DDP -> the arguments of MLUDDPStrategy
 DDP_NAMES: dict[str, dict[str, Any]] = {
     f"ddp{start}{unused}": {

@@ -48,7 +48,7 @@ class MLUAccelerator(Accelerator):
             )
         if self.strict and self.strategy is None:
             raise guidance.wrong_strategy("one of Lightning's own ('auto' with several devices is DDPStrategy)", device)
-        torch.mlu.set_device(device)
+        backend.device_module().set_device(device)
 
     @override
     def setup(self, trainer: "pl.Trainer") -> None:
@@ -56,7 +56,8 @@ class MLUAccelerator(Accelerator):
             raise guidance.wrong_strategy(type(trainer.strategy).__name__, trainer.strategy.root_device)
         guidance.refuse_precision(trainer.precision_plugin)
         # Lightning's own start-up line knows GPUs and TPUs only
-        name = torch.mlu.get_device_name(trainer.strategy.root_device)
+        assert self.strategy is not None  # it is the trainer's
+        name = backend.device_module().get_device_name(self.strategy.root_device)
         rank_zero_info(f"MLU available: True, used: {trainer.num_devices} x {name}")
         backend.release_cache()
 
@@ -64,8 +65,8 @@ class MLUAccelerator(Accelerator):
     def get_device_stats(self, device: _DEVICE) -> dict[str, Any]:
         """The allocator's numbers (torch.mlu.memory_stats) and what cnmon says, for DeviceStatsMonitor."""
         device = torch.device(device)
-        ordinal = torch.mlu.current_device() if device.index is None else device.index
-        stats = torch.mlu.memory_stats(device)
+        ordinal = backend.device_module().current_device() if device.index is None else device.index
+        stats = backend.device_module().memory_stats(device)
         return {**{key: n for key, n in stats.items() if isinstance(n, (int, float))}, **self._cnmon(ordinal)}
 
     @override

@@ -47,9 +47,10 @@ class MLUMixedPrecision(MixedPrecision):
                     "would do nothing there. Elsewhere write precision='16-mixed' or 'bf16-mixed' instead of this "
                     "plugin."
                 )
-        if self._dtype not in torch.mlu.get_amp_supported_dtype():
+        supported = backend.device_module().get_amp_supported_dtype()
+        if self._dtype not in supported:
             raise MisconfigurationException(
-                f"torch_mlu's autocast supports {torch.mlu.get_amp_supported_dtype()}, not {self._dtype}: it would "
+                f"torch_mlu's autocast supports {supported}, not {self._dtype}: it would "
                 "switch itself off. Train in 32-bit."
             )
         return super().connect(model, optimizers, lr_schedulers)

@@ -35,7 +35,7 @@ def wait_for_all(device: torch.device) -> None:
     """A barrier on `device`: an all-reduce of one element, which is what CNCL's own barrier is."""
     if dist.is_initialized():
         dist.all_reduce(torch.zeros(1, device=device))
-        torch.mlu.synchronize(device)
+        backend.device_module().synchronize(device)
 
 
 def _destroy() -> None:

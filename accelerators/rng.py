@@ -11,15 +11,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import backend
+
 CHECKPOINT_KEY = "mlu_rng_states"  # one entry per global rank: uint8, or None if the rank could not be asked
 
 
 def get_state(device: torch.device) -> Tensor:
-    return torch.mlu.get_rng_state(device)
+    return backend.device_module().get_rng_state(device)
 
 
 def set_state(state: Tensor, device: torch.device) -> None:
-    torch.mlu.set_rng_state(state.cpu(), device)
+    backend.device_module().set_rng_state(state.cpu(), device)
 
 
 def gather_states(device: torch.device) -> list[Tensor]:

@@ -31,7 +31,7 @@ class MLUStrategy(Strategy):
 
     _rng_before_sanity_check: torch.Tensor | None = None
 
-    @Strategy.accelerator.setter  # type: ignore[attr-defined]
+    @Strategy.accelerator.setter
     def accelerator(self, accelerator: Any) -> None:
         if not isinstance(accelerator, MLUAccelerator):
             raise MisconfigurationException(
@@ -40,18 +40,18 @@ class MLUStrategy(Strategy):
                 "leave the strategy out on other devices."
             )
         accelerator.strategy = self
-        Strategy.accelerator.fset(self, accelerator)  # type: ignore[attr-defined]
+        Strategy.accelerator.fset(self, accelerator)
 
-    @Strategy.precision_plugin.setter  # type: ignore[attr-defined]
+    @Strategy.precision_plugin.setter
     def precision_plugin(self, precision: Any) -> None:
         if precision is not None:
             guidance.refuse_precision(precision)
-        Strategy.precision_plugin.fset(self, precision)  # type: ignore[attr-defined]
+        Strategy.precision_plugin.fset(self, precision)
 
     @override
     def setup_environment(self) -> None:
         super().setup_environment()
-        supported = bool(torch.mlu.is_bf16_supported())
+        supported = bool(backend.device_module().is_bf16_supported())
         guidance.refuse_bf16_without_support(self.precision_plugin, self.root_device, supported)
 
     @override

@@ -58,14 +58,16 @@ def _regrouped(
     counts = [len(group["params"]) for group in optimizer["param_groups"]]
     if counts != [len(names) for names in source]:
         raise ValueError(f"its optimiser has groups of {counts} parameters, expected {[len(n) for n in source]}")
-    key_of, options_of = {}, {}
+    key_of: dict[str, int] = {}
+    options_of: dict[frozenset[str], dict[str, Any]] = {}
     for names, group in zip(source, optimizer["param_groups"], strict=True):
         key_of.update(zip(names, group["params"], strict=True))
         options_of[frozenset(names)] = {key: value for key, value in group.items() if key != "params"}
-    state, groups = {}, []
+    state: dict[int, dict[str, Any]] = {}
+    regrouped: list[dict[str, Any]] = []
     for names in target:
-        first = sum(len(group["params"]) for group in groups)
-        groups.append({**options_of[frozenset(names)], "params": list(range(first, first + len(names)))})
+        first = sum(len(group["params"]) for group in regrouped)
+        regrouped.append({**options_of[frozenset(names)], "params": list(range(first, first + len(names)))})
         for index, name in enumerate(names, first):
             saved = optimizer["state"].get(key_of[name])
             if saved is not None:
@@ -73,7 +75,7 @@ def _regrouped(
                     key: convert(name, value) if isinstance(value, Tensor) and value.dim() else value
                     for key, value in saved.items()
                 }
-    return {"state": state, "param_groups": groups}
+    return {"state": state, "param_groups": regrouped}
 
 
 def _renamed(key: str, to_reference: bool) -> str:

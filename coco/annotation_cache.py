@@ -17,10 +17,10 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -159,7 +159,7 @@ def open_cache(cache_path: Path) -> Contents:
             raise BrokenCache(f"has a link in place of {meta.folder}")
         arrays = {name: _mapped(folder / f"{name}.npy") for name in ARRAYS}
         images, boxes, to_train_on = (len(arrays[name]) for name in ("image_ids", "labels", "training_labels"))
-        lengths = {"N": images, "N + 1": images + 1, "M": boxes, "K": to_train_on}
+        lengths: dict[Any, int] = {"N": images, "N + 1": images + 1, "M": boxes, "K": to_train_on}
         for name, (dtype, length, *more) in ARRAYS.items():
             array, shape = arrays[name], (lengths.get(length, len(arrays[name])), *more)
             if (array.dtype.str, array.shape) != (dtype, shape):
@@ -193,7 +193,7 @@ def hash_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _sole_builder(cache_path: Path):
+def _sole_builder(cache_path: Path) -> Iterator[None]:
     """Lets one process in at a time; an OSError if nothing can be written there or the wait is too long.
 
     The system drops the lock when its holder dies, however it dies. The file goes while it is still locked: filelock
@@ -241,7 +241,7 @@ def _write_meta(cache_path: Path, meta: Meta) -> None:
 
 
 @contextlib.contextmanager
-def _durable_file(path: Path):
+def _durable_file(path: Path) -> Iterator[BinaryIO]:
     with open(path, "xb") as file:
         yield file
         file.flush()

@@ -8,7 +8,7 @@ not fit: they accept what is harmless (640.0 for 640, true for 1, null for nothi
 import math
 import re
 import reprlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -76,7 +76,7 @@ def exact_annotation(entry: dict) -> Annotation:
     return Annotation(
         image_id=_integer(entry, "image_id"),
         category_id=_integer(entry, "category_id"),
-        bbox=tuple(map(float, bbox)),
+        bbox=(float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])),
         area=math.nan if area is None else float(area),
         iscrowd=int(iscrowd or 0),
     )
@@ -110,12 +110,12 @@ def _text(entry: dict, key: str) -> str:
     return value
 
 
-def _is_finite(value) -> bool:
+def _is_finite(value: Any) -> bool:
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond float64
         return False
 
 
-def short(value) -> str:
+def short(value: Any) -> str:
     return reprlib.repr(value)

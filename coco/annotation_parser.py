@@ -11,8 +11,10 @@ import re
 import reprlib
 import stat
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -92,7 +94,8 @@ def parse(path: Path, data: bytes) -> Columns:
 
 
 def _images(path: Path, entries: list) -> dict:
-    ids, sizes, names = np.empty(len(entries), np.int64), np.empty((2, len(entries)), np.int32), []
+    names: list[str] = []
+    ids, sizes = np.empty(len(entries), np.int64), np.empty((2, len(entries)), np.int32)
     for rows, images in _decoded(path, "images", entries, Image, exact_image):
         ids[rows] = [image.id for image in images]
         sizes[:, rows] = [[image.width for image in images], [image.height for image in images]]
@@ -130,7 +133,7 @@ def _annotations(path: Path, entries: list) -> tuple[np.ndarray, np.ndarray, dic
 
 
 def _categories(path: Path, entries: list) -> dict[int, str]:
-    names = {}
+    names: dict[int, str] = {}
     for _, categories in _decoded(path, "categories", entries, Category, exact_category):
         for category in categories:
             if category.id in names:
@@ -142,7 +145,9 @@ def _categories(path: Path, entries: list) -> dict[int, str]:
     return names
 
 
-def _ranks(path, entries, key, values, known, target) -> np.ndarray:
+def _ranks(
+    path: Path, entries: list, key: str, values: np.ndarray, known: Sequence[int] | np.ndarray, target: str
+) -> np.ndarray:
     """Ranks of the annotations' `key` among the `known` ids; stops at one that the list `target` does not have."""
     known = np.sort(np.asarray(known, np.int64))
     ranks = np.minimum(np.searchsorted(known, values), len(known) - 1)
@@ -156,9 +161,11 @@ def _ranks(path, entries, key, values, known, target) -> np.ndarray:
     return ranks
 
 
-def _decoded(path: Path, kind: str, entries: list, struct: type, exact):
+def _decoded(
+    path: Path, kind: str, entries: list, struct: Any, exact: Callable[[dict], Any]
+) -> Iterator[tuple[slice, list]]:
     """Yields (rows, structs) for successive parts of `entries`."""
-    decode = msgspec.json.Decoder(struct).decode
+    decode: Callable[[Any], Any] = msgspec.json.Decoder(struct).decode
     for start in range(0, len(entries), CHUNK):
         part = entries[start : start + CHUNK]
         rows = slice(start, start + len(part))
@@ -171,7 +178,7 @@ def _decoded(path: Path, kind: str, entries: list, struct: type, exact):
         yield rows, decoded
 
 
-def _checked(path: Path, kind: str, index: int, entry, exact):
+def _checked(path: Path, kind: str, index: int, entry: Any, exact: Callable[[dict], Any]) -> Any:
     """The struct that `exact` makes of one entry; its complaint becomes an AnnotationError."""
     try:
         entry = _plain(entry)
@@ -187,12 +194,12 @@ def _checked(path: Path, kind: str, index: int, entry, exact):
         raise AnnotationError(f"{path}: {_label(kind, index, entry)}: {fault}. Correct or remove it.") from None
 
 
-def _plain(entry):
+def _plain(entry: Any) -> Any:
     # A byte that is not UTF-8 matters only in a text that is used, where `_text` then finds it.
     return json.loads(bytes(entry).decode("utf-8", "surrogateescape")) if isinstance(entry, Raw) else entry
 
 
-def _label(kind: str, index: int, entry) -> str:
+def _label(kind: str, index: int, entry: Any) -> str:
     return f"{kind}[{index}]" + (f" (id {short(entry['id'])})" if isinstance(entry, dict) and "id" in entry else "")
 
 
@@ -228,7 +235,7 @@ class _NotANumber(Exception):
         self.byte = byte
 
 
-def _decode(path: Path, data: bytes, struct: type):
+def _decode(path: Path, data: bytes, struct: Any) -> Any:
     """msgspec's decoder with exact errors about syntax; it raises msgspec.ValidationError for what is JSON but no
     `struct`, and `_NotANumber` at a NaN or Infinity."""
     skipped = 3 if data.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark, as some Windows editors write
@@ -269,7 +276,7 @@ def _not_coco(path: Path, data: bytes) -> AnnotationError:
     return AnnotationError(f"{path}: cannot be read; {expected}. {fix}")
 
 
-def _start_of(text) -> str:
+def _start_of(text: Any) -> str:
     return bytes(memoryview(text)[:30]).decode("utf-8", "replace").strip()
 
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class CocoAnnotations:
     num_clipped: int  # training boxes that stuck out of the image by more than STICKS_OUT_PX
 
     @classmethod
-    def load(cls, path, cache: bool = True) -> "CocoAnnotations":
+    def load(cls, path: str | Path, cache: bool = True) -> "CocoAnnotations":
         """Reads the json at `path`, or its cache if that is up to date; AnnotationError if the file cannot be used."""
         path = Path(os.path.abspath(path))
         check_is_file(path)
@@ -104,7 +105,7 @@ class CocoAnnotations:
         rows = slice(self._first_training[i], self._first_training[i + 1])
         return self._training_boxes[rows].copy(), self._training_labels[rows].copy()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         if self._cache_path is None:
             return type(self), (self.path, self._contents, None)
         return _from_cache, (type(self), self.path, self._cache_path, self.digest)
@@ -117,7 +118,7 @@ class CocoAnnotations:
         )
 
 
-def _from_cache(cls, path: Path, cache_path: Path, digest: str) -> CocoAnnotations:
+def _from_cache(cls: type[CocoAnnotations], path: Path, cache_path: Path, digest: str) -> CocoAnnotations:
     try:
         contents = open_cache(cache_path)
         if contents.meta.digest == digest:
@@ -192,8 +193,8 @@ def _normalised(bboxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
     with np.errstate(over="ignore"):
         low, high = bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]
     boxes = np.concatenate([np.clip(low, 0, sizes) / sizes, np.clip(high, 0, sizes) / sizes], 1).astype(np.float32)
-    usable = (bboxes[:, 2:] > 0).all(1) & (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(1)
-    sticks_out = ((low < -STICKS_OUT_PX) | (high > sizes + STICKS_OUT_PX)).any(1)
+    usable: Any = (bboxes[:, 2:] > 0).all(1) & (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(1)
+    sticks_out: Any = ((low < -STICKS_OUT_PX) | (high > sizes + STICKS_OUT_PX)).any(1)
     return boxes, usable, sticks_out
 
 

@@ -48,5 +48,5 @@ def _normalise(images: Tensor, colour: Tensor | None) -> Tensor:
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [3, 1, 1] in grey levels; kept per device, to copy them there once."""
     # float32 by name: the precision of a network may set another default.
-    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return tuple((255 * values).view(3, 1, 1).to(device) for values in (mean, std))
+    mean, std = (255 * torch.tensor(values, dtype=torch.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean.view(3, 1, 1).to(device), std.view(3, 1, 1).to(device)

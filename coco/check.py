@@ -65,7 +65,8 @@ def check(
     Returns:
         The report, and the annotations of the splits that are there and can be read.
     """
-    report, read, contents = Report(), {}, {}
+    report, read = Report(), {}
+    contents: dict[str, dict[bytes, list[str]]] = {}
     for split, (directory, file) in splits.items():
         annotations = _annotations(directory, file, report)
         if annotations is None:

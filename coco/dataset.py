@@ -112,11 +112,11 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def collate_evaluation(samples: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """images uint8 [B, 3, H, W]; image_ids int64 [B] and sizes int64 [B, 2] (width, height) as numpy. B may be 0."""
-    samples = [sample for sample in samples if sample is not None]
+    there = [sample for sample in samples if sample is not None]
     return {
-        "images": _stack(samples) if samples else torch.zeros(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8),
-        "image_ids": np.array([sample["image_id"] for sample in samples], dtype=np.int64),
-        "sizes": np.array([sample["size"] for sample in samples], dtype=np.int64).reshape(-1, 2),
+        "images": _stack(there) if there else torch.zeros(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8),
+        "image_ids": np.array([sample["image_id"] for sample in there], dtype=np.int64),
+        "sizes": np.array([sample["size"] for sample in there], dtype=np.int64).reshape(-1, 2),
     }
 
 

@@ -101,8 +101,8 @@ def decode_crop(
 def resize(pixels: np.ndarray, size: int, flip: bool = False, decoder: str = "auto") -> np.ndarray:
     """Bilinear with antialiasing, uint8 [H, W, 3] -> [size, size, 3]: by Pillow, or its filter vectorised."""
     if not _is_fast(decoder):
-        resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
+        small = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small)
     # Contiguous, and a batch of one in channels-last: only so does torch take its fast path for uint8.
     image = torch.from_numpy(np.ascontiguousarray(pixels)[None]).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)

@@ -84,7 +84,8 @@ def open_pictures(
         One line for each picture that is missing, cannot be decoded or has not the annotated size; and the paths of
         the good ones by the hash of the file's content.
     """
-    faults, by_content = [], {}
+    faults: list[str] = []
+    by_content: dict[bytes, list[str]] = {}
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
         looks = pool.map(lambda i: _look_at(annotations, directory, i), range(len(annotations)))
         for i, (fault, digest) in enumerate(looks):

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,10 +109,12 @@ def _all_files_exist(directory: Path, parts: dict[str, int]) -> bool:
     return all((directory / name).is_file() for name in names)
 
 
-def _write_part(directory: Path, part: str, stream: int, images: int, seed: int, progress) -> dict[str, int]:
+def _write_part(
+    directory: Path, part: str, stream: int, images: int, seed: int, progress: Callable[[str], None] | None
+) -> dict[str, int]:
     (directory / part).mkdir(exist_ok=True)
     (directory / "annotations").mkdir(exist_ok=True)
-    instances = {
+    instances: dict[str, Any] = {
         "info": {"description": f"generated sample, {part}", "version": str(VERSION), "year": 2017, "seed": seed},
         "licenses": [{"id": 1, "name": "Public domain", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
         "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()],

@@ -65,6 +65,7 @@ def _texture(
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     kind = rng.integers(5)
+    mix: np.ndarray
     if kind == 0:
         mix = np.zeros((height, width), np.float32)
     elif kind == 1:

@@ -31,8 +31,9 @@ def draw_picture(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
 
 def _paint_objects(rng: np.random.Generator, picture: Image.Image, count: int, keep_clear: Sequence = ()) -> list[dict]:
     """Paint up to `count` objects, later over earlier ones, none over the boxes `keep_clear`; their annotations."""
-    annotations = []
-    uncovered, pixels = [], []  # of each object: mask of what still shows, pixels in all
+    annotations: list[dict] = []
+    uncovered: list[np.ndarray] = []  # of each object, the mask of what still shows
+    pixels: list[int] = []  # of each object, in all
     for _ in range(40 * count):
         if len(annotations) == count:
             break

@@ -60,7 +60,7 @@ class TrainingSampler(DistributedSampler):
         return self.epoch
 
 
-class OverfittingSampler(TrainingSampler, SequentialSampler):
+class OverfittingSampler(TrainingSampler, SequentialSampler):  # type: ignore[misc]  # keys are (epoch, index)
     """Every epoch in the order of the first, so that a few batches are the same ones; augmented anew in each epoch."""
 
     def _epoch_of_order(self) -> int:
@@ -79,7 +79,7 @@ class EvaluationSampler(DistributedSampler, SequentialSampler):
         self.num_replicas = num_replicas
         self.rank = rank
 
-    def __iter__(self) -> Iterator[int | None]:
+    def __iter__(self) -> Iterator[int | None]:  # type: ignore[override]  # None: no image
         own: list[int | None] = list(range(self.rank, self.length, self.num_replicas))
         return iter(own + [None] * (len(self) - len(own)))
 

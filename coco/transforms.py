@@ -39,7 +39,7 @@ def draw_sample(rng: np.random.Generator, width: int, height: int, boxes: np.nda
     crop, boxes, labels = draw_crop(rng, width, height, boxes, labels)
     flip = bool(rng.random() < FLIP_PROBABILITY)
     if flip:
-        boxes = boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([1, 0, 1, 0])
+        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([1, 0, 1, 0], np.float32)
     return Sample(crop, flip, boxes, labels, colour_matrices(rng))
 
 
@@ -70,7 +70,7 @@ def draw_crop(
         )
         if pixels[2] <= pixels[0] or pixels[3] <= pixels[1]:
             continue
-        crop = np.array(pixels, dtype=np.float32) / np.float32([width, height, width, height])
+        crop = np.array(pixels, dtype=np.float32) / np.array([width, height, width, height], np.float32)
         minimum = MIN_IOUS[mode]
         if minimum is not None and not (_iou_with(crop, boxes) > minimum).all():
             continue

@@ -27,7 +27,7 @@ from coco.decoding import ImageError
 from command_line.shared import with_home
 from evaluation.drawing import draw_detections
 from prediction import video
-from prediction.detector import Detections, Detector, batches, open_picture, prepare
+from prediction.detector import Detector, batches, open_picture, prepare
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
 from prediction.files import Input, ResultFiles, find_inputs
 from ssd_module import load_module
@@ -70,9 +70,9 @@ class _Shot:
     source: Input
     frame: int | None = None
     time: int = 0  # of a frame, in the video's time base
-    picture: Image.Image | None = None
+    picture: Any = None  # Image.Image, for as long as it is needed
     sample: dict[str, Any] | None = None
-    found: Detections | None = None
+    found: Any = None  # Detections, once it was on the device
     error: str | None = None
 
 

@@ -72,7 +72,7 @@ class Rate(pl.Callback):
         if device.type != "cpu":
             getattr(torch, device.type).synchronize(device)
         now = time.perf_counter()
-        self.seconds.append(now - self._since)
+        self.seconds.append(now - (self._since or now))
         self.images.append(len(batch["images"]) * trainer.world_size)
         self._since = now
 

@@ -191,7 +191,16 @@ def parameters(args: Namespace) -> dict[str, Any]:
         "lr decay epochs": "multistep",
         "lr warmup": "warmup",
     }
-    same = ("mode", "device", "backbone", "backbone path", "epochs", "batch size", "eval batch size", "learning rate")
+    same: tuple[str, ...] = (
+        "mode",
+        "device",
+        "backbone",
+        "backbone path",
+        "epochs",
+        "batch size",
+        "eval batch size",
+        "learning rate",
+    )
     same += ("momentum", "weight decay", "seed", "num workers")
     names = renamed | {name: name.replace(" ", "_") for name in same}
     return {name: getattr(args, key) for name, key in names.items()} | {"AMP": _amp(args)}

@@ -97,7 +97,7 @@ def class_colour(label: int, num_classes: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _pen(picture: Image.Image) -> tuple[int, ImageFont.ImageFont]:
+def _pen(picture: Image.Image) -> tuple[int, Any]:
     """Line width and font for a picture of this size."""
     side = max(picture.size)
     line = max(1 if side < 200 else 2, round(side / 250))
@@ -119,7 +119,8 @@ def _draw_named_boxes(
     for box, _, colour in reversed(boxes):
         draw.rectangle(_within(box, picture), outline=colour, width=line)
     room = math.inf if text_share is None else text_share * picture.width * picture.height
-    placed, written = [], []
+    placed: list[tuple[float, float, float, float]] = []
+    written: list[tuple[str, Colour]] = []
     for box, text, colour in boxes:
         width, height = (side + 4 for side in draw.textbbox((0, 0), text, font=font)[2:])
         left, top = _text_corner(_within(box, picture), width, height, picture, placed)
@@ -135,7 +136,7 @@ def _draw_named_boxes(
 
 
 def _text_corner(
-    box: tuple[float, float, float, float], width: int, height: int, picture: Image.Image, placed: Sequence[tuple]
+    box: tuple[float, float, float, float], width: float, height: float, picture: Image.Image, placed: Sequence[tuple]
 ) -> tuple[float, float]:
     """Where a text of this size goes: at a corner of its box, above if there is room, clear of the texts placed."""
     left, top, right, bottom = box

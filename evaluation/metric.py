@@ -73,6 +73,20 @@ class CocoMeanAveragePrecision(Metric):
         self._ground_truth: Any = None
         self._batches: list[tuple[np.ndarray, ...]] = []
 
+    @property
+    def found_evaluation(self) -> dict[str, np.ndarray]:
+        """`evaluation`, after `compute` on rank 0; RuntimeError elsewhere."""
+        if self.evaluation is None:
+            raise RuntimeError("the metric has COCOeval's arrays on rank 0, after `compute`")
+        return self.evaluation
+
+    @property
+    def found_detections(self) -> Detections:
+        """`detections`, after `compute` on rank 0; RuntimeError elsewhere."""
+        if self.detections is None:
+            raise RuntimeError("the metric has its detections on rank 0, after `compute`")
+        return self.detections
+
     def reset(self) -> None:
         super().reset()
         self._batches = []
@@ -85,14 +99,12 @@ class CocoMeanAveragePrecision(Metric):
             image_ids: n ids of the annotation file.
             boxes: [n, D, 4] xyxy in pixels of the original image. scores: [n, D]. labels: [n, D], 1..C, 0 = none.
         """
-        image_ids = np.asarray(image_ids, dtype=np.int64)
         found = labels.cpu().numpy() > 0  # [n, D]
-        boxes = boxes.cpu().numpy()[found]
         self._batches.append(
             (
-                image_ids,
+                np.asarray(image_ids, dtype=np.int64),
                 found.sum(axis=1),
-                boxes,
+                boxes.cpu().numpy()[found],
                 scores.cpu().numpy()[found],
                 labels.cpu().numpy()[found].astype(np.int16),
             )
@@ -122,10 +134,8 @@ class CocoMeanAveragePrecision(Metric):
 
     def per_class(self) -> list[dict[str, Any]]:
         """After `compute`, on rank 0: per class its name, number of ground truths, AP, AP50, AP75 and AR at 100."""
-        precision, recall = (
-            self.evaluation["precision"],
-            self.evaluation["recall"],
-        )  # [T, R, C, area, max], [T, C, area, max]
+        found = self.found_evaluation
+        precision, recall = found["precision"], found["recall"]  # [T, R, C, area, max], [T, C, area, max]
 
         def mean(values: np.ndarray) -> float:
             values = values[values > -1]

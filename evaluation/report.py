@@ -79,11 +79,11 @@ def write_report(
     (directory / "report.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     _write_csv(directory / "classes.csv", classes)
     _write_detections(directory / "detections.json", metric)
-    matches = match_detections(metric.annotations, metric.detections)
+    matches = match_detections(metric.annotations, metric.found_detections)
     shown_score = max(SHOWN_SCORE, facts["score_threshold"])
     subtitle = scope(facts)
     _plot_precision_recall(directory / "precision_recall.png", metric, subtitle)
-    _plot_scores(directory / "scores.png", metric.detections.scores, matches, facts["score_threshold"], subtitle)
+    _plot_scores(directory / "scores.png", metric.found_detections.scores, matches, facts["score_threshold"], subtitle)
     _write_worst_images(directory / "worst", metric, matches, images, shown_score)
 
 
@@ -96,7 +96,7 @@ def _write_csv(path: Path, classes: Sequence[Mapping[str, Any]]) -> None:
 
 def _write_detections(path: Path, metric: CocoMeanAveragePrecision) -> None:
     """All digits, so that COCOeval gives the same numbers from the file."""
-    detections = metric.detections
+    detections = metric.found_detections
     categories = np.asarray(metric.annotations.category_ids)[detections.labels - 1]
     columns = (detections.image, categories, detections.xywh, detections.scores.astype(np.float64))
     names = ("image_id", "category_id", "bbox", "score")
@@ -105,7 +105,7 @@ def _write_detections(path: Path, metric: CocoMeanAveragePrecision) -> None:
 
 
 def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitle: str) -> None:
-    precision = metric.evaluation["precision"][..., 0, -1]  # [T, R, C], -1 in classes without objects
+    precision = metric.found_evaluation["precision"][..., 0, -1]  # [T, R, C], -1 in classes without objects
     measured = np.flatnonzero((precision > -1).all(axis=(0, 1)))
     recall = np.linspace(0, 1, precision.shape[1])
     order = np.argsort(-precision[:, :, measured].mean(axis=(0, 1)), kind="stable")  # so a class has one colour in both
@@ -178,7 +178,7 @@ def _write_worst_images(
     directory: Path, metric: CocoMeanAveragePrecision, matches: Matches, images: Path, shown_score: float
 ) -> None:
     """The images with most mistakes, drawn, and index.md that says what is wrong in each."""
-    annotations, detections = metric.annotations, metric.detections
+    annotations, detections = metric.annotations, metric.found_detections
     directory.mkdir(exist_ok=True)
     for old in directory.glob("[0-9][0-9]_*.png"):  # of an earlier report
         old.unlink()

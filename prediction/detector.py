@@ -102,10 +102,11 @@ class Detector:
         Raises:
             ImageError: a file that cannot be read. TypeError, ValueError: not a picture.
         """
+        several: Any = pictures
         one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
         return [
             found
-            for some in batches([pictures] if one else pictures, batch_size)
+            for some in batches([pictures] if one else several, batch_size)
             for found in self.detect([prepare(open_picture(picture)) for picture in some])
         ]
 

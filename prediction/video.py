@@ -59,7 +59,7 @@ class VideoReader:
             raise VideoError(f"{path}: there is no video stream in it")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        self.time_base: Fraction = self._stream.time_base
+        self.time_base: Fraction = self._stream.time_base or Fraction(1, 1000)
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.length = self._stated_length()  # frames, as the file says; None where it does not
 

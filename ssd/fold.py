@@ -2,12 +2,15 @@
 
 import copy
 import itertools
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
+
+def fold_batch_norm(model: Model) -> Model:
     """A copy of the model in evaluation mode, every BatchNorm2d folded into the Conv2d listed just before it.
 
     That order of children is the order of computation in torchvision's ResNets and in nn.Sequential, of which

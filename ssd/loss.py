@@ -20,6 +20,8 @@ class MultiBoxLoss(nn.Module):
     `default_boxes`, float32 [A, 4] cxcywh, follows the module to its device.
     """
 
+    default_boxes: Tensor
+
     def __init__(self, negatives_per_positive: int = 3) -> None:
         super().__init__()
         self.negatives_per_positive = negatives_per_positive

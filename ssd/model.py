@@ -100,12 +100,12 @@ def _per_box(maps: Tensor, width: int) -> Tensor:
 
 
 def _extra_block(channels: int, bottleneck: int, out_channels: int, strided: bool) -> nn.Sequential:
-    geometry = {"stride": 2, "padding": 1} if strided else {}
+    stride, padding = (2, 1) if strided else (1, 0)
     return nn.Sequential(
         nn.Conv2d(channels, bottleneck, kernel_size=1, bias=False),
         nn.BatchNorm2d(bottleneck),
         nn.ReLU(inplace=True),
-        nn.Conv2d(bottleneck, out_channels, kernel_size=3, bias=False, **geometry),
+        nn.Conv2d(bottleneck, out_channels, kernel_size=3, stride=stride, padding=padding, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

@@ -226,7 +226,8 @@ def _suppress_with_tensors(
     A candidate is kept if no kept better one conflicts with it. Iterating that from "all kept" settles the candidates
     in score order, at least one of a suppression chain per round, and ends in the greedy result.
     """
-    kept, converged = [], torch.ones((), dtype=torch.bool, device=boxes.device)
+    kept: list[Tensor] = []
+    converged = torch.ones((), dtype=torch.bool, device=boxes.device)
     for start in range(0, boxes.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
         alive = candidate[:, block]

@@ -99,5 +99,6 @@ class DLLogger(Logger):
             "type": kind,
             **content,
         }
+        assert self._file is not None  # opened above
         self._file.write(f"DLLL {json.dumps(record, default=str)}\n")
         self._file.flush()

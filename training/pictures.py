@@ -77,8 +77,9 @@ class TensorBoardPictures(DetectionPictures):
 
     def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
         picture.thumbnail((self.side, self.side))
-        writer = tensorboard(trainer).experiment
-        writer.add_image(f"val/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC")
+        logger = tensorboard(trainer)
+        if logger is not None:
+            logger.experiment.add_image(f"val/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC")
 
 
 class ClassPrecision(pl.Callback):

@@ -22,7 +22,8 @@ class RandomStates(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        name, keys, *rest = np.random.get_state()
+        state: Any = np.random.get_state(legacy=True)
+        name, keys, *rest = state
         states = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest], "torch": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(pl_module.device)

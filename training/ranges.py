@@ -18,7 +18,8 @@ class Range:
     below: bool = False  # high itself is not allowed
 
     def __contains__(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
+        kind: Any = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
         low = value > self.low if self.above else value >= self.low
         high = value < self.high if self.below else value <= self.high

@@ -26,6 +26,8 @@ class RecipeSchedule(LambdaLR):
 
         def factor(step: int) -> float:
             warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+            if steps_per_epoch is None:
+                return warmup
             return warmup * gamma ** sum(step >= epoch * steps_per_epoch for epoch in milestones)
 
         super().__init__(optimizer, factor)
