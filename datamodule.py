@@ -22,7 +22,7 @@ from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation,
 from coco.decoding import decoder_name
 from coco.picture_files import missing_pictures
 from coco.sampler import EvaluationSampler, TrainingSampler
-from training.loader_watch import WatchedDataset
+from training.loader_watch import SteadyLoader, WatchedDataset
 from training.ranks import gathered
 from training.resuming import Position, geometry, position
 
@@ -227,7 +227,7 @@ class COCODataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, collate: Any) -> DataLoader:
         device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        return DataLoader(
+        return SteadyLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import yaml
 
@@ -116,7 +118,7 @@ def test_lightnings_single_callback_and_missing_logger_or_checkpoints_work(cli, 
 def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpoint(cli, sample, tmp_path):
     made = cli("--ckpt_path", "auto", "--model.backbone=resnet18", "--max_epochs", "3")
     command = made.resume_command
-    assert command.startswith("python train.py ") and "--model.backbone=resnet18 --max_epochs 3" in command
+    assert command.startswith(f"{sys.executable} train.py ") and "--model.backbone=resnet18 --max_epochs 3" in command
     assert command.endswith(f"--run_dir {made.run_dir} --ckpt_path auto")
     assert command.count("--run_dir") == command.count("--ckpt_path") == 1
     typed = ("python", "main.py", "--checkpoint", "epoch_3.pt", "--save", "models")
