@@ -32,17 +32,18 @@ class SteadyLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         if not self.num_workers or self._iterator is not None:  # or its workers are there already
             return super().__iter__()
-        others = set(multiprocessing.active_children())
-        with held_back():
-            if multiprocessing.get_start_method() != "fork":
-                resource_tracker.ensure_running()  # which lets signals through again
-            with held_back():
-                iterator = super().__iter__()
-        _workers.update(set(multiprocessing.active_children()) - others)
         if os.getpid() not in _ended_by:
             _ended_by.add(os.getpid())
             Finalize(None, _end_workers, exitpriority=100)
-        return iterator
+        others = set(multiprocessing.active_children())
+        try:
+            with held_back():
+                if multiprocessing.get_start_method() != "fork":
+                    resource_tracker.ensure_running()  # which lets signals through again
+                with held_back():
+                    return super().__iter__()
+        finally:  # also where it could not start them all
+            _workers.update(set(multiprocessing.active_children()) - others)
 
 
 def _in_worker(worker: int) -> None:

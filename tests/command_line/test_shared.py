@@ -1,3 +1,4 @@
+import errno
 import sys
 
 import pytest
@@ -5,7 +6,7 @@ import yaml
 
 from checkpoints.files import CheckpointError
 from command_line.fit_cli import FitCLI
-from command_line.shared import long_flags
+from command_line.shared import long_flags, run
 
 
 def test_short_flags_become_lightnings():
@@ -124,3 +125,21 @@ def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpo
     typed = ("python", "main.py", "--checkpoint", "epoch_3.pt", "--save", "models")
     published = FitCLI(["--data_root", str(sample), "--accelerator", "cpu", "--run_dir", str(tmp_path)], command=typed)
     assert published.resume_command == f"python main.py --save models --run_dir {published.run_dir} --ckpt_path auto"
+
+
+def test_a_run_that_has_saved_nothing_starts_again_from_the_checkpoint_that_was_given(cli, sample, tmp_path):
+    typed = ("python", "train.py", "--run_dir=old", "--ckpt_path", "other/best.ckpt")
+    arguments = ["--data_root", str(sample), "--accelerator", "cpu", "--run_dir", str(tmp_path)]
+    command = FitCLI(arguments, command=typed).start_command
+    assert command == f"python train.py --ckpt_path other/best.ckpt --run_dir {tmp_path}"
+
+
+def test_what_the_environment_lacks_is_said_though_clearing_up_fails_after_it():
+    def main():
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError:
+            raise RuntimeError("no loader to tear down")  # noqa: B904 - as Lightning does
+
+    with pytest.raises(SystemExit, match=r"error: Too many open files: .*ulimit -n 4096"):
+        run(main)
