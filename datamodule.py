@@ -23,7 +23,7 @@ from coco.findings import Findings, findings, findings_of_both
 from coco.names import look_alikes, shown, told_apart
 from coco.picture_files import files_alike, missing_pictures, pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
-from training.loader_watch import WatchedDataset
+from training.loader_watch import SteadyLoader, WatchedDataset
 from training.position import Position, geometry, position
 from training.ranges import Range, out_of_range
 from training.ranks import gathered
@@ -251,7 +251,7 @@ class COCODataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, collate: Any) -> DataLoader:
         device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        return DataLoader(
+        return SteadyLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

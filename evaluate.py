@@ -5,8 +5,7 @@ python evaluate.py --ckpt_path epoch_64.pt --data_root data/coco --pictures pict
 python evaluate.py --ckpt_path runs/0001/checkpoints/best.ckpt --data_root data/coco --report report --limit 500
 """
 
-from command_line.evaluate import main
-from command_line.shared import run
+from command_line.start import start
 
 if __name__ == "__main__":
-    run(main)
+    start("command_line.evaluate")

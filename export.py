@@ -3,8 +3,7 @@
 python export.py --ckpt_path runs/0001/checkpoints/best.ckpt --format published --output ssd300.pt
 """
 
-from command_line.export import main
-from command_line.shared import run
+from command_line.start import start
 
 if __name__ == "__main__":
-    run(main)
+    start("command_line.export")

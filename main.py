@@ -8,8 +8,7 @@ torchrun --nproc_per_node=8 main.py --backbone resnet50 --warmup 300 --bs 64 --a
 docs/migration.md has the table. New work starts better with train.py and evaluate.py.
 """
 
-from command_line.published import main
-from command_line.shared import run
+from command_line.start import start
 
 if __name__ == "__main__":
-    run(main)
+    start("command_line.published")

@@ -5,8 +5,7 @@ python predict.py --ckpt_path epoch_64.pt photos/ 'more/**/*.png' --output predi
 python predict.py --ckpt_path runs/0001/checkpoints/best.ckpt clip.mp4 --output predictions --score_threshold 0.5
 """
 
-from command_line.predict import main
-from command_line.shared import run
+from command_line.start import start
 
 if __name__ == "__main__":
-    run(main)
+    start("command_line.predict")

@@ -5,8 +5,7 @@ python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --ac
 python train.py --config configs/ssd300_resnet50.yaml --data_root data/coco --run_dir runs/0001 --ckpt_path last
 """
 
-from command_line.fit import main
-from command_line.shared import run
+from command_line.start import start
 
 if __name__ == "__main__":
-    run(main)
+    start("command_line.fit")

@@ -5,7 +5,9 @@ purpose; and while arguments become objects, what anybody refuses on purpose. Al
 keeps its traceback.
 """
 
+import errno
 import linecache
+import os
 import re
 import traceback
 from pathlib import Path
@@ -21,6 +23,12 @@ NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory",
 # jsonargparse's list of what a value is not, when the class that it names refused to be made.
 REFUSED_CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*\n\s*(.+)")
 NO_KERNEL = re.compile(r"not implemented for '(Half|BFloat16|Double)'")
+# What the machine has too little of -> what to do.
+LACKS = {
+    errno.EMFILE: "allow this process more (`ulimit -n 4096`), or use a smaller --num_workers",
+    errno.ENFILE: "the system allows no more; use a smaller --num_workers",
+    errno.ENOMEM: "use a smaller --batch_size or --num_workers",
+}
 
 
 def user_message(error: Exception, building: bool = False) -> str | None:
@@ -30,7 +38,7 @@ def user_message(error: Exception, building: bool = False) -> str | None:
         building: it came while arguments were made into the objects that they name.
     """
     text = str(error).strip() or type(error).__name__
-    if isinstance(error, RuntimeError) and (told := loader_error(error)):
+    if (told := _lacking(error)) is not None:
         return told
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
         return (
@@ -53,6 +61,18 @@ def user_message(error: Exception, building: bool = False) -> str | None:
         return None if _is_ours(error.name) else text
     if isinstance(error, REFUSALS) and _on_purpose(error, building):
         return text
+    return None
+
+
+def _lacking(error: BaseException | None) -> str | None:
+    """A dead worker, or what the machine had too little of; also where Lightning, clearing up, failed after it."""
+    while error is not None:
+        if (told := loader_error(error)) is not None:
+            return told
+        for number, advice in LACKS.items():
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return f"{os.strerror(number)}: {advice}. A training run is resumed with --run_dir DIR --ckpt_path last"
+        error = error.__cause__ or error.__context__
     return None
 
 

@@ -1,5 +1,7 @@
 """Fitting from the command line: parses, trains, says what came out."""
 
+import signal
+import sys
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -9,7 +11,8 @@ from pytorch_lightning.loggers import Logger
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError
 from command_line.fit_cli import FitCLI
-from command_line.shared import FULL_DISK
+from command_line.shared import FULL_DISK, USER_ERRORS
+from command_line.streams import say
 from evaluation.report import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
@@ -37,13 +40,19 @@ def train(
         return cli.trainer
     cli.save_config()
     if cli.trainer.is_global_zero:
-        print(f"run directory: {cli.run_dir}")
+        print(f"run directory: {cli.run_dir}", flush=True)
     try:
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+        _fit(cli)
     except Preempted as stop:
         if cli.trainer.is_global_zero:
-            print(f"{stop}. To go on:\n{cli.resume_command}")
+            say(f"{stop}. To go on:\n{_command(cli)}")
         raise
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        if not (isinstance(interrupt, KeyboardInterrupt) or isinstance(interrupt.__context__, KeyboardInterrupt)):
+            raise
+        if cli.trainer.is_global_zero:
+            say(f"interrupted at once. To go on from what was saved before:\n{_command(cli)}")
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
@@ -52,6 +61,27 @@ def train(
             f"--run_dir {cli.run_dir}: {error.strerror} for the logs. The last checkpoint is whole: make room, resume"
         ) from None
     return cli.trainer
+
+
+def _fit(cli: FitCLI) -> None:
+    """Raises Preempted also where the signal came after the last epoch, or ended another rank first."""
+    trainer = cli.trainer
+    last = next((callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)), None)
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    except USER_ERRORS:
+        raise
+    except RuntimeError as error:  # of a collective that another rank has left
+        if last is None or not last.told_to_stop or trainer.world_size == 1:
+            raise
+        raise last.preempted(trainer) from error
+    if last is not None and last.told_to_stop:
+        raise last.preempted(trainer)
+
+
+def _command(cli: FitCLI) -> str:
+    saved = any((cli.run_dir / "checkpoints").glob("*.ckpt"))
+    return cli.resume_command if saved else cli.start_command
 
 
 def main(args: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:

@@ -60,7 +60,7 @@ class FitCLI(ScriptCLI):
     ) -> None:
         self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
         args = sys.argv[1:] if args is None else args
-        self.command = command or ("python", "train.py", *args)
+        self.command = command or (sys.executable, "train.py", *args)
         super().__init__(SSDModule, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -159,9 +159,14 @@ class FitCLI(ScriptCLI):
 
     @property
     def resume_command(self) -> str:
-        """What goes on with this run, from the same directory; begins it anew where nothing was saved yet."""
+        """What goes on with this run, from the same directory, once something was saved."""
         kept = without_flags(self.command, ("run_dir", "ckpt_path", "checkpoint"))
         return shlex.join([*kept, "--run_dir", str(self.run_dir), "--ckpt_path", "auto"])
+
+    @property
+    def start_command(self) -> str:
+        """What starts it again in its directory, from the checkpoint that it was resumed from, if any."""
+        return shlex.join([*without_flags(self.command, ("run_dir",)), "--run_dir", str(self.run_dir)])
 
 
 def _watchers(config: Any) -> list[pl.Callback]:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None, command: Sequence[str] = ()) -> None
     args, more = parse(argv)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.allow_tf32
     if args.mode == "training":
-        _train(args, more, command or ("python", "main.py", *(sys.argv[1:] if argv is None else argv)))
+        _train(args, more, command or (sys.executable, "main.py", *(sys.argv[1:] if argv is None else argv)))
     elif args.mode == "evaluation":
         _evaluate(args, more)
     else:

@@ -5,16 +5,17 @@ Both habits work in any mixture, the later winning: `--trainer.accelerator cuda 
 
 import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.distributed import is_torchelastic_launched
 
 from checkpoints.files import CheckpointError
 from coco.annotations import AnnotationError
@@ -22,6 +23,7 @@ from coco.decoding import ImageError
 from command_line.configs import with_config_paths
 from command_line.errors import user_message
 from command_line.moved_names import moved
+from command_line.start import PREEMPTED
 from command_line.trainer_flags import TypedTrainer
 from datamodule import COCODataModule, DataError
 from prediction.devices import fast_precision
@@ -29,6 +31,7 @@ from training.last_checkpoint import Preempted
 from training.losses import NonFiniteLossError
 from training.pretrained import PretrainedWeightsError
 from training.ranges import Range
+from training.stop_signals import EarlyStop, Stopped, rank_of_launcher
 
 SHORT_FLAGS = {
     **{
@@ -46,7 +49,6 @@ PATHS = (
     *(f"data.{split}_{what}" for split in ("train", "val") for what in ("images", "annotations")),
 )
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 # What a user can mend; shown as one message without a traceback.
 USER_ERRORS = (
     AnnotationError,
@@ -110,19 +112,29 @@ class ScriptCLI(LightningCLI):
         except ArgumentError as error:
             raise UsageError(f"{error}{moved(str(error))}") from None
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        launcher = self.trainer.strategy.launcher
+        if EarlyStop.current and launcher is not None:
+            EarlyStop.current.end_first.append(partial(launcher.kill, getattr(signal, "SIGKILL", signal.SIGTERM)))
+
 
 def run(main: Callable[[], Any]) -> None:
     """Calls `main`, whose result is the exit code.
 
     What a user can mend ends the process with its message and exit code 1 (2 for arguments that cannot be parsed),
-    without a traceback. A run that was told to stop ends with exit code `PREEMPTED`.
+    without a traceback. A run that was told to stop ends with exit code `PREEMPTED`, other commands with 128 + the
+    signal.
     """
     threading.excepthook = _report_of_thread
     try:
         status = main()
     except Preempted:
         # Lightning's launcher takes any other code of the processes it started for a crash, and kills the first one.
-        sys.exit(PREEMPTED if os.environ.get("LOCAL_RANK", "0") == "0" or is_torchelastic_launched() else 0)
+        sys.exit(0 if rank_of_launcher() else PREEMPTED)
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(stop if isinstance(stop, Stopped) else "stopped by SIGINT", file=sys.stderr)
+        sys.exit(128 + (stop.signum if isinstance(stop, Stopped) else signal.SIGINT))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -4,12 +4,13 @@ ssd300 train --config demo --data_root data/sample
 ssd300 evaluate --ckpt_path runs/0001/checkpoints/best.ckpt --data_root data/sample
 """
 
-import importlib
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+from command_line.start import prepare, start
 
 # Word -> the module of ours that has a `main`, and what it does.
 COMMANDS = {
@@ -26,7 +27,7 @@ SCRIPTS = ("coco.check", "coco.sample", "accelerators")  # run as `python -m` ru
 
 
 def main() -> None:
-    """Runs the command that the first argument names; only then imports it, since torch takes seconds."""
+    """Runs the command that the first argument names; imports no other."""
     word, *args = sys.argv[1:] or ["--help"]
     if word in ("--help", "-h", "help"):
         print(_help())
@@ -40,12 +41,11 @@ def _command(word: str, args: Sequence[str]) -> Callable[[], object]:
     name = COMMANDS[word][0]
     if name in SCRIPTS:
         return partial(_run_script, name, args)
-    own, shared = importlib.import_module(name), importlib.import_module("command_line.shared")
-    typed = {"command": [sys.argv[0], word, *args]} if word in ("train", "published") else {}
-    return partial(shared.run, partial(own.main, args, **typed))
+    return partial(start, name, args, [sys.argv[0], word, *args])
 
 
 def _run_script(name: str, args: Sequence[str]) -> None:
+    prepare()
     sys.argv = [f"ssd300 {name}", *args]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 

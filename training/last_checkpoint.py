@@ -4,8 +4,10 @@ It saves between two optimiser steps only, before every validation and after eve
 what the undisturbed one would have done.
 """
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,13 +20,17 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from typing_extensions import override
 
+from training import stop_signals
+
+# Of SLURM: the default of Lightning's SLURMEnvironment, and the one that its documentation chooses.
+REQUEUE_SIGNALS = tuple(signal.Signals[name] for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name))
 NOTHING, SAVE, REQUEUE, STOP = range(4)  # what a rank asks for; the greatest over all ranks is done by all
 
 
 class Preempted(Exception):
-    """The run was told to stop, and `path` (None before the first step) holds its state."""
+    """The run was told to stop, and `path` (None where there is nothing yet) holds its state."""
 
-    def __init__(self, signum: int, step: int, path: Path | None) -> None:
+    def __init__(self, signum: int, step: int, path: Path | str | None) -> None:
         saved = f"its state is in {path}" if path else "before there was anything to save"
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}; {saved}")
         self.path = path
@@ -33,8 +39,9 @@ class Preempted(Exception):
 class LastCheckpoint(Checkpoint):
     """Saves `directory/last.ckpt` every `every_n_steps` optimiser steps and every `every_minutes`, whichever is given.
 
-    On SIGTERM and SIGINT it saves at the next optimiser step, or stops a validation, before which it has saved, and
-    raises Preempted on all ranks, once the step's numbers are logged. A second SIGINT interrupts at once.
+    On SIGTERM, SIGINT and SIGHUP, unless the process was started to ignore it, it saves at the next optimiser step, or
+    stops a validation, before which it has saved, and raises Preempted on all ranks, once the step's numbers are
+    logged. A second SIGINT interrupts at once. `told_to_stop` says whether a signal came too late for that.
     Under SLURM with auto-requeue, SIGTERM and the requeue signal stay Lightning's; what it does on SIGUSR1 is put off
     to the next optimiser step.
     """
@@ -43,11 +50,23 @@ class LastCheckpoint(Checkpoint):
         self.path = directory / "last.ckpt"
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
-        self._signum: int | None = None  # of the last signal that asked this process to stop
-        self._requeue: Any = None  # Lightning's handler of SIGUSR1
+        self.asked: int | None = None  # the last signal that asked this process to stop
+        self._heeded = stop_signals.heeded()  # before Lightning takes some
+        self._interrupted_at: float | None = None
+        self._requeue: Any = None  # Lightning's handler of SLURM's requeue signal
         self._requeue_asked = False
         self._saved_step: int | None = None
         self._stopping = False  # as soon as the numbers of the step or the epoch, which is saved, have been logged
+
+    @property
+    def told_to_stop(self) -> bool:
+        """By a signal to this process or, as far as they agreed on it, to another one."""
+        return self._stopping or self.asked is not None
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if SLURMEnvironment.detect() and "SIGHUP" in signal.Signals.__members__ and _in_main_thread():
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Lightning takes it, if at all, only so
 
     @override
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -132,7 +151,7 @@ class LastCheckpoint(Checkpoint):
         return self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
 
     def _wish(self) -> int:
-        return STOP if self._signum is not None else REQUEUE if self._requeue_asked else NOTHING
+        return STOP if self.asked is not None else REQUEUE if self._requeue_asked else NOTHING
 
     def _agreed(self, trainer: pl.Trainer, wish: int) -> int:
         """The greatest wish of all ranks; a signal or a clock may reach them in different steps."""
@@ -145,12 +164,16 @@ class LastCheckpoint(Checkpoint):
         self._stopping = asked == STOP
         if asked == REQUEUE:
             self._requeue_asked = False
-            self._requeue(signal.SIGUSR1, None)
+            self._requeue(self._requeue_signal, None)
 
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if self._stopping:
-            saved = self.path if self._saved_step is not None else None
-            raise Preempted(self._signum or signal.SIGTERM, trainer.global_step, saved)
+            raise self.preempted(trainer)
+
+    def preempted(self, trainer: pl.Trainer) -> Preempted:
+        """What is raised on a stop: with what was saved, or else what the run was resumed from."""
+        saved = self.path if self._saved_step is not None else trainer.ckpt_path if trainer.global_step else None
+        return Preempted(self.asked or signal.SIGTERM, trainer.global_step, saved)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -159,24 +182,42 @@ class LastCheckpoint(Checkpoint):
 
     def _take_signals(self) -> None:
         """After Lightning took them for itself: its SIGTERM handler runs a collective in the middle of a step."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _in_main_thread():
             return
-        previous = signal.getsignal(signal.SIGUSR1) if hasattr(signal, "SIGUSR1") else None  # Windows has none
-        if SLURMEnvironment.detect() and callable(previous):
-            if previous != self._note_requeue:
-                self._requeue = previous
-                signal.signal(signal.SIGUSR1, self._note_requeue)
-        else:
-            signal.signal(signal.SIGTERM, self._note_stop)
-        signal.signal(signal.SIGINT, self._note_stop)
+        if SLURMEnvironment.detect() and self._requeue is None:
+            for number in REQUEUE_SIGNALS:
+                handler = signal.getsignal(number)
+                if callable(handler) and handler != self._note_stop:
+                    self._requeue, self._requeue_signal = handler, number
+                    signal.signal(number, self._note_requeue)
+                    break
+        for number in stop_signals.STOP_SIGNALS:
+            if self._requeue is None or number not in (signal.SIGTERM, self._requeue_signal):
+                signal.signal(number, self._note_stop if number in self._heeded else signal.SIG_IGN)
+        self.asked = self.asked or stop_signals.hand_over(self._note_stop)
 
     def _note_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum == signal.SIGINT == signum:
-            raise KeyboardInterrupt
-        self._signum = signum
+        if signum == signal.SIGTERM and self._requeue is not None:
+            return  # Lightning's handler has it, and passes it on to the one before
+        if signum == signal.SIGINT:
+            if self._interrupted_at is not None and not self._sent_twice():
+                raise KeyboardInterrupt
+            self._interrupted_at = self._interrupted_at or time.monotonic()
+        self.asked = signum
         again = "; once more to stop at once, without it" if signum == signal.SIGINT else ""
         # Not print: the signal may have come in the middle of one.
-        os.write(2, f"\n{signal.Signals(signum).name}: saving after this step, then stopping{again}\n".encode())
+        if sys.__stderr__ is not None:  # else its number may be that of any file
+            with contextlib.suppress(OSError):
+                message = f"\n{signal.Signals(signum).name}: saving after this step, then stopping{again}\n"
+                os.write(2, message.encode())
+
+    def _sent_twice(self) -> bool:
+        """Whether it is the same Ctrl-C again: torchrun passes on what comes to it, and maybe to all processes."""
+        return "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - (self._interrupted_at or 0) < 1
 
     def _note_requeue(self, signum: int, frame: FrameType | None) -> None:
         self._requeue_asked = True
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

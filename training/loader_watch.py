@@ -1,14 +1,61 @@
-"""Watches the loader's workers: which picture each one reads, so that a stall or a death can be told with its file."""
+"""A loader's workers: a stop signal leaves them alone; a stall or a death is told, with the pictures being read."""
 
+import multiprocessing
+import os
 import re
+import signal
 import threading
 import time
 import warnings
+import weakref
+from multiprocessing import resource_tracker
+from multiprocessing.util import Finalize
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from training.stop_signals import held_back, ignore
+
+_workers: "weakref.WeakSet[Any]" = weakref.WeakSet()  # processes of all loaders, while they live
+_ended_by: set[int] = set()  # pids of processes that end theirs
+
+
+class SteadyLoader(DataLoader):
+    """A DataLoader whose workers go on when a stop signal comes to the whole process group, from their start on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"worker_init_fn": _in_worker, **kwargs})
+
+    def __iter__(self) -> Any:
+        if not self.num_workers or self._iterator is not None:  # or its workers are there already
+            return super().__iter__()
+        if os.getpid() not in _ended_by:
+            _ended_by.add(os.getpid())
+            Finalize(None, _end_workers, exitpriority=100)
+        others = set(multiprocessing.active_children())
+        try:
+            with held_back():
+                if multiprocessing.get_start_method() != "fork":
+                    resource_tracker.ensure_running()  # which lets signals through again
+                with held_back():
+                    return super().__iter__()
+        finally:  # also where it could not start them all
+            _workers.update(set(multiprocessing.active_children()) - others)
+
+
+def _in_worker(worker: int) -> None:
+    ignore()
+
+
+def _end_workers() -> None:
+    """At the end of the process kills those that are left; multiprocessing would send them SIGTERM, and wait."""
+    left = [worker for worker in multiprocessing.active_children() if worker in _workers]
+    if left and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # for torch it would be a death to report
+    for worker in left:
+        worker.kill()
 
 
 class WatchedDataset(Dataset):
@@ -94,12 +141,21 @@ class LoaderWatch(pl.Callback):
             )
 
 
-def loader_error(error: RuntimeError) -> str | None:
+_CAUSES = {  # of torch's words
+    "signal: Killed": "; the system does that when memory is short: use a smaller --num_workers or --batch_size",
+    "Bus error": "; shared memory was too small: enlarge /dev/shm (docker run --shm-size 8g), or use --num_workers 0",
+    "Segmentation fault": "; a library crashed, maybe on a picture: `python -m coco.check DIR` looks through them",
+    "exited unexpectedly": "; --num_workers 0 shows its error",
+}
+
+
+def loader_error(error: BaseException) -> str | None:
     """torch's error for a dead worker, said in a way that helps; None if it is another error."""
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? [^)]*\) (.*)", str(error))
     if found is None:
         return None
+    how = found[1].splitlines()[0]
+    why = next((reason for word, reason in _CAUSES.items() if word in str(error)), "")
     return (
-        f"a worker of the data loader died ({found[1].splitlines()[0]}). If it was killed, memory was probably short: "
-        "use a smaller --num_workers or --batch_size. A training run is resumed with --run_dir DIR --ckpt_path last"
+        f"a worker of the data loader died ({how}){why}. A training run is resumed with --run_dir DIR --ckpt_path last"
     )

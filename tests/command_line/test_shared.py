@@ -1,10 +1,13 @@
+import errno
+import sys
+
 import pytest
 import yaml
 
 from checkpoints.files import CheckpointError
 from command_line.evaluate import EvaluateCLI
 from command_line.fit_cli import FitCLI
-from command_line.shared import UsageError, long_flags
+from command_line.shared import UsageError, long_flags, run
 
 
 def test_short_flags_become_lightnings():
@@ -117,7 +120,7 @@ def test_lightnings_single_callback_and_missing_logger_or_checkpoints_work(cli, 
 def test_the_command_that_resumes_keeps_every_flag_but_run_directory_and_checkpoint(cli, sample, tmp_path):
     made = cli("--ckpt_path", "auto", "--model.backbone=resnet18", "--max_epochs", "3")
     command = made.resume_command
-    assert command.startswith("python train.py ") and "--model.backbone=resnet18 --max_epochs 3" in command
+    assert command.startswith(f"{sys.executable} train.py ") and "--model.backbone=resnet18 --max_epochs 3" in command
     assert command.endswith(f"--run_dir {made.run_dir} --ckpt_path auto")
     assert command.count("--run_dir") == command.count("--ckpt_path") == 1
     typed = ("python", "main.py", "--checkpoint", "epoch_3.pt", "--save", "models")
@@ -144,3 +147,21 @@ def test_help_lists_the_short_flags(capsys):
         EvaluateCLI(["--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "--ckpt_path (--model.path)" in told and "--data_root (--data.data_root)" in told
+
+
+def test_a_run_that_has_saved_nothing_starts_again_from_the_checkpoint_that_was_given(cli, sample, tmp_path):
+    typed = ("python", "train.py", "--run_dir=old", "--ckpt_path", "other/best.ckpt")
+    arguments = ["--data_root", str(sample), "--accelerator", "cpu", "--run_dir", str(tmp_path)]
+    command = FitCLI(arguments, command=typed).start_command
+    assert command == f"python train.py --ckpt_path other/best.ckpt --run_dir {tmp_path}"
+
+
+def test_what_the_environment_lacks_is_said_though_clearing_up_fails_after_it():
+    def main():
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError:
+            raise RuntimeError("no loader to tear down")  # noqa: B904 - as Lightning does
+
+    with pytest.raises(SystemExit, match=r"error: Too many open files: .*ulimit -n 4096"):
+        run(main)

@@ -1,10 +1,12 @@
 """A data worker or a rank is killed: the run ends soon, with one message, leaves no process behind, and is resumed."""
 
 import os
+import shlex
 import signal
+import sys
 
 from tests.faults.lab import Lab, Outcome, broken, last
-from tests.faults.stops import PREEMPTED
+from tests.faults.stops import PREEMPTED, SIGNALS, START
 
 BOUND = 60.0  # seconds from the death of a rank to the end of the last process
 
@@ -68,18 +70,46 @@ def killed_rank(lab: Lab, rank: int, compare: bool = True) -> Outcome:
 
 
 def stopped_pair(lab: Lab) -> Outcome:
-    """SIGTERM to the first of two processes only."""
-    outcome = Outcome("SIGTERM to the first of 2 ranks", injected=1)
+    """A signal to the first of two processes only, then each signal to both."""
+    outcome = Outcome("SIGTERM to the first of 2 ranks; SIGTERM, SIGINT, SIGHUP to both")
     run_dir, undisturbed = lab.new_run("pair"), lab.undisturbed_pair
-    process = lab.start(run_dir, "--devices", "2", fork=False)
+    slowest = 0.0
+    for signum, to_all in ((signal.SIGTERM, False), *((signum, True) for signum in SIGNALS)):
+        process = lab.start(run_dir, "--devices", "2", "--num_workers", "1", fork=False)
+        lab.wait_after_first_save(process, run_dir, undisturbed)
+        (process.signal_group if to_all else process.signal)(signum)
+        seconds = process.seconds_until_alone(2 * BOUND)
+        if process.code == 0:  # it was complete
+            break
+        outcome.injected += 1
+        if outcome.check(seconds is not None, f"processes left after {2 * BOUND:g} s: {process.last_words()}"):
+            good = outcome.check(process.code == PREEMPTED, f"ended with {process.code}: {process.last_words()}")
+            good &= outcome.check(process.last_line().startswith(START), f"last line {process.last_line()!r}")
+            good &= outcome.check(not process.traceback, f"a traceback: {process.last_words()}")
+            outcome.survived += good and not broken(run_dir)
+            slowest = max(slowest, seconds)
+        lab.say(f"{outcome.fault}: {outcome.injected}, exit code {process.code}")
+    outcome.check(outcome.injected > 1, "the run was complete before the signals came")
+    outcome.seen.append(f"all stop within {slowest:.1f} s, exit code {PREEMPTED}")
+    lab.finish(run_dir, outcome, undisturbed, more=("--devices", "2"), fork=False)
+    return outcome
+
+
+def stopped_torchrun(lab: Lab) -> Outcome:
+    """Ctrl-C to torchrun and its two processes; its own exit code is another."""
+    outcome = Outcome("SIGINT to torchrun with 2 ranks", injected=1)
+    run_dir, undisturbed = lab.new_run("torchrun"), lab.undisturbed_pair
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
+    process = lab.start(run_dir, "--devices", "2", fork=False, launcher=launcher)
     lab.wait_after_first_save(process, run_dir, undisturbed)
-    process.signal(signal.SIGTERM)
+    process.signal_group(signal.SIGINT)
     seconds = process.seconds_until_alone(2 * BOUND)
-    if outcome.check(seconds is not None, f"processes left after {2 * BOUND:g} s: {process.last_words()}"):
-        outcome.check(process.code == PREEMPTED, f"ended with {process.code}: {process.last_words()}")
-        outcome.check(process.last_line().startswith("python train.py "), f"last line {process.last_line()!r}")
-        outcome.seen.append(f"both stop within {seconds:.1f} s, exit code {process.code}")
+    outcome.check(seconds is not None, f"processes left after {2 * BOUND:g} s: {process.last_words()}")
+    outcome.check(process.code not in (0, None), f"ended with {process.code}")
+    said = shlex.join(launcher) in process.last_line()
+    outcome.check(said, f"last line {process.last_line()!r}")
     outcome.failures += broken(run_dir)
     outcome.survived += not outcome.failures
+    outcome.seen.append("the state is saved, the command with torchrun last")
     lab.finish(run_dir, outcome, undisturbed, more=("--devices", "2"), fork=False)
     return outcome

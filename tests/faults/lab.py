@@ -90,11 +90,11 @@ class Lab:
         self._runs += 1
         return self.directory / f"{name}_{self._runs}"
 
-    def start(self, run_dir: Path, *more: str, fork: bool = True, environment: dict | None = None) -> Process:
-        """The run of `run_dir`, from where it stands."""
+    def start(self, run_dir: Path, *more: str, **options) -> Process:
+        """The run of `run_dir`, from where it stands; `options` are those of Process."""
         self._runs += 1
         arguments = self.arguments(run_dir, *more)
-        return Process(arguments, self.directory / f"{run_dir.name}_{self._runs}", environment, fork)
+        return Process(arguments, self.directory / f"{run_dir.name}_{self._runs}", **options)
 
     def arguments(self, run_dir: Path, *more: str) -> list[str]:
         return [

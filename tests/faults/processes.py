@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from command_line.start import start
 from tests.conftest import PROJECT
 
 _started: list["Process"] = []
@@ -32,24 +33,36 @@ class Process:
         output: beginning of the names of the output files.
         environment: set on top of this process's.
         fork: False starts Python anew.
+        tee: stdout and stderr go through `tee`, which gets the signals to the group too.
+        shell: what starts it, instead of `"$@"`: redirections, `nohup`. Not with fork.
+        launcher: takes the place of the interpreter in the command line. Not with fork.
     """
 
     def __init__(
-        self, arguments: Sequence[str], output: Path, environment: Mapping[str, str] | None = None, fork: bool = True
+        self,
+        arguments: Sequence[str],
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+        fork: bool = True,
+        tee: bool = False,
+        shell: str = '"$@"',
+        launcher: Sequence[str] = (sys.executable,),
     ) -> None:
         self.out, self.err = output.with_suffix(".out"), output.with_suffix(".err")
+        self._to, self._to_too = self.out, self.err  # where it writes
         environment = {"OMP_NUM_THREADS": "1", **(environment or {})}
+        self._tee = self._through_tee() if tee else None
         self.started = time.monotonic()
         if fork:
             self._process = _forkserver().Process(
-                target=_train, args=(arguments, self.out, self.err, environment, multiprocessing.get_start_method())
+                target=_train, args=(arguments, self._to, self._to_too, environment, multiprocessing.get_start_method())
             )
             self._process.start()
         else:
             inherited = {name: value for name, value in os.environ.items() if name != "SSD_RUN_DIR"}
-            with self.out.open("w") as out, self.err.open("w") as err:
+            with self._to.open("w") as out, self._to_too.open("w") as err:
                 self._process = subprocess.Popen(
-                    [sys.executable, "train.py", *arguments],
+                    ["sh", "-c", f"exec {shell}", "sh", *launcher, "train.py", *arguments],
                     **{"cwd": PROJECT, "env": {**inherited, **environment}, "stdout": out, "stderr": err},
                     start_new_session=True,
                 )
@@ -86,10 +99,24 @@ class Process:
         if self.code is None:
             os.kill(self.pid, signum)
 
+    def signal_group(self, signum: int) -> None:
+        """To all processes of its group and to its `tee`: Ctrl-C in a terminal, `timeout`, systemd."""
+        if self._tee is not None:
+            self._tee.send_signal(signum)
+        if self.code is None:
+            os.killpg(self.pid, signum)
+
     def kill(self) -> None:
         """`kill -9`, and waits for the end."""
         self.signal(signal.SIGKILL)
         self.wait(60)
+
+    def _through_tee(self) -> subprocess.Popen:
+        pipe = self.out.with_suffix(".pipe")
+        os.mkfifo(pipe)
+        self._to = self._to_too = pipe
+        self.err.touch()
+        return subprocess.Popen(f"exec tee {self.out} < {pipe} > {self.err}", shell=True)
 
     def family(self) -> list[int]:
         """Living processes of its session: itself, other ranks, data workers."""
@@ -111,6 +138,12 @@ class Process:
     def kill_all(self) -> None:
         for pid in self.family():
             os.kill(pid, signal.SIGKILL)
+
+    def catches(self, signum: int) -> bool:
+        """Whether it has a handler for the signal."""
+        status = Path(f"/proc/{self.pid}/status")
+        caught = next((line for line in status.read_text().splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
+        return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
 
     def last_line(self) -> str:
         """The last line on stdout."""
@@ -156,10 +189,7 @@ def _train(arguments: Sequence[str], out: Path, err: Path, environment: Mapping[
     tempfile.tempdir = None  # chosen anew
     os.chdir(PROJECT)
     sys.argv = ["train.py", *arguments]
-    from command_line.fit import main
-    from command_line.shared import run
-
-    run(main)
+    start("command_line.fit", command=[sys.executable, "train.py", *arguments])
 
 
 def _processes() -> dict[int, tuple[int, int, str]]:

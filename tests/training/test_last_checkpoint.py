@@ -32,11 +32,12 @@ class FakeTrainer(SimpleNamespace):
 @pytest.fixture
 def start(tmp_path):
     """Makes a callback that trains; the process gets its own handlers back afterwards."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in numbers}
 
-    def make(trainer, **options):
+    def make(trainer, before=lambda: None, **options):
         callback = LastCheckpoint(tmp_path, **{"every_minutes": None, **options})
+        before()
         callback.on_train_start(trainer, None)
         return callback
 
@@ -57,13 +58,43 @@ def test_it_saves_in_steps_and_in_minutes_and_never_while_gradients_accumulate(s
     assert trainer.saved == [2, 4], "the first step after 60 s, which are over within a step"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_at_the_end_of_the_step_and_stops_before_the_next(start, number):
     trainer = FakeTrainer(accumulated=2)
     callback = start(trainer)
     with pytest.raises(Preempted, match=rf"stopped by {number.name} after step 2; its state is in .*last\.ckpt"):
         trainer.train(callback, 8, before=lambda batch_idx: signal.raise_signal(number) if batch_idx == 2 else None)
     assert trainer.saved == [2]
+
+
+def test_a_signal_that_was_ignored_when_the_run_was_made_is_ignored(start):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    trainer = FakeTrainer()
+    callback = start(trainer, before=lambda: signal.signal(signal.SIGTERM, lambda *_: None))  # Lightning takes it
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        trainer.train(callback, 2, before=lambda batch_idx, number=number: signal.raise_signal(number))
+    assert not callback.told_to_stop and not trainer.saved
+
+
+def test_torchrun_passing_on_the_same_interrupt_is_not_a_second_one(start, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    clock = [0.0]
+    monkeypatch.setattr("training.last_checkpoint.time.monotonic", lambda: clock[0])
+    start(FakeTrainer())
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    clock[0] = 2.0
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_stop_before_the_first_new_step_names_the_checkpoint_that_the_run_was_resumed_from(start):
+    trainer = FakeTrainer()
+    trainer.global_step, trainer.ckpt_path = 7, "old/last.ckpt"
+    assert "its state is in old/last.ckpt" in str(start(trainer).preempted(trainer))
+    trainer.global_step, trainer.ckpt_path = 0, None
+    assert "before there was anything to save" in str(start(trainer).preempted(trainer))
 
 
 def test_a_second_interrupt_does_not_wait(start):
@@ -73,14 +104,17 @@ def test_a_second_interrupt_does_not_wait(start):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_under_slurm_lightnings_requeue_waits_for_the_end_of_the_step_and_sigterm_stays_lightnings(start, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_under_slurm_lightnings_requeue_waits_for_the_end_of_the_step_and_sigterm_stays_lightnings(
+    start, monkeypatch, number
+):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_NAME", "ssd")
     trainer, requeued = FakeTrainer(accumulated=2), []
-    signal.signal(signal.SIGUSR1, lambda *_: requeued.append(trainer.global_step))
+    signal.signal(number, lambda *_: requeued.append(trainer.global_step))
     terminate = signal.getsignal(signal.SIGTERM)
     callback = start(trainer)
-    trainer.train(callback, 6, before=lambda batch_idx: signal.raise_signal(signal.SIGUSR1) if batch_idx == 2 else None)
+    trainer.train(callback, 6, before=lambda batch_idx: signal.raise_signal(number) if batch_idx == 2 else None)
     assert requeued == trainer.saved == [2] and trainer.global_step == 3, "training goes on until SLURM ends it"
     assert signal.getsignal(signal.SIGTERM) is terminate
 

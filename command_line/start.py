@@ -1,0 +1,75 @@
+"""How every door starts: first signals and output, then the imports, which take seconds."""
+
+import importlib
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from command_line.streams import make_lasting, say
+from training import stop_signals
+from training.stop_signals import EarlyStop, Stopped, is_first_rank, rank_of_launcher
+
+PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
+RESUMABLE = ("command_line.fit", "command_line.published")
+AT_ONCE = ("command_line.evaluate",)  # ranks and all; others leave by an exception, and clean up
+
+
+def start(module: str, args: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:
+    """Calls `main` of a module of command_line/ as a process of its own, and ends with its exit code.
+
+    Args:
+        args: of the command; those of the process by default.
+        command: what a user types to start it; by default what was typed, with the interpreter that runs it.
+    """
+    command = list(command) or typed_command()
+    resumable = module in RESUMABLE
+    prepare(command if resumable else None)
+    main = partial(importlib.import_module(module).main, args, **({"command": command} if resumable else {}))
+    if not resumable and module not in AT_ONCE:
+        stop_signals.hand_over(_raise)
+    importlib.import_module("command_line.shared").run(main)
+
+
+def prepare(command: Sequence[str] | None = None) -> None:
+    """Output that lasts; and a stop signal ends the process at once, with one message and the command if there is one.
+
+    Its exit code is then `PREEMPTED`; without a command 128 + the signal, as in shells.
+    """
+    make_lasting()
+    EarlyStop(partial(_leave, command))
+
+
+def typed_command() -> list[str]:
+    """What started this process, as it can be pasted."""
+    python = sys.executable or "python3"
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return [python, *sys.orig_argv[1:]]
+    torchrun = [python, "-m", "torch.distributed.run", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"]
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        names = {"nnodes": "GROUP_WORLD_SIZE", "node_rank": "GROUP_RANK"}
+        names |= {"master_addr": "MASTER_ADDR", "master_port": "MASTER_PORT"}
+        torchrun += [f"--{flag}={os.environ[name]}" for flag, name in names.items()]
+    return [*torchrun, *sys.argv]
+
+
+def _leave(command: Sequence[str] | None, signum: int) -> None:
+    if rank_of_launcher():
+        os.kill(os.getppid(), signal.SIGTERM)  # all ranks stop, or none: the first one knows whether anything is saved
+        return
+    if is_first_rank():
+        again = f" before there was anything new to save. To start again:\n{shlex.join(command)}" if command else ""
+        say(f"stopped by {signal.Signals(signum).name}{again}")
+    for end in EarlyStop.current.end_first if EarlyStop.current else ():
+        end()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(128 + signum if command is None else PREEMPTED)
+
+
+def _raise(signum: int, frame: object) -> None:
+    signal.signal(signum, lambda *_: os._exit(128 + signum))  # once more: without cleaning up
+    raise Stopped(signum)

@@ -1,0 +1,55 @@
+"""Standard streams that never end a run: a reader that is gone, a closed terminal, a full disk lose lines, no more."""
+
+import io
+import os
+import sys
+from typing import Any
+
+
+class LastingFile(io.FileIO):
+    """Drops what cannot be written; `lost` says whether that was so the last time."""
+
+    lost = False
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+            self.lost = False
+        except OSError:
+            written, self.lost = len(data), True
+        return written
+
+
+def make_lasting() -> None:
+    """Replaces stdout and stderr; before the imports of what keeps them (logging).
+
+    A descriptor that was closed becomes /dev/null's. Otherwise the next file opened would get its number, and messages.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    sys.stdout = _lasting(sys.stdout, 1)
+    sys.stderr = _lasting(sys.stderr, 2)
+
+
+def say(text: str) -> None:
+    """Prints it on stdout; on stderr where stdout is lost."""
+    print(text, flush=True)
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", getattr(sys.stdout, "buffer", None))
+    if getattr(raw, "lost", False):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _lasting(stream: Any, number: int) -> io.TextIOWrapper:
+    raw = LastingFile(number, "w", closefd=False)
+    raw.lost = stream is None  # Python found it closed
+    unbuffered = stream is not None and stream.write_through  # python -u
+    return io.TextIOWrapper(
+        raw if unbuffered else io.BufferedWriter(raw),
+        encoding=stream.encoding if stream is not None else "utf-8",
+        errors="backslashreplace",  # and no character ends it either
+        line_buffering=number == 2 or raw.isatty(),
+        write_through=unbuffered,
+    )
