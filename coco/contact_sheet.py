@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from coco.annotations import CocoAnnotations
 from coco.decoding import ImageError, decode
+from coco.lettering import drawable_names, text_size, write
 
 TILE = 384  # px; large enough to read the names of boxes
 CAPTION = 18  # px
+LETTERS = 12  # px, of captions
 MARGIN = 8  # px
 COLUMNS = 6
 
@@ -38,6 +40,7 @@ def contact_sheet(splits: Sequence[tuple[CocoAnnotations, Path]], draw: Draw, co
 
 def _tiles(annotations: CocoAnnotations, directory: Path, draw: Draw, count: int) -> list[tuple[Image.Image, str]]:
     with_boxes = np.flatnonzero(np.diff(annotations.first))
+    names = drawable_names(tuple(annotations.class_names), tuple(annotations.category_ids))
     tiles = []
     for i in with_boxes[np.linspace(0, len(with_boxes) - 1, min(count, len(with_boxes))).astype(int)].tolist():
         name = annotations.file_name(i)
@@ -51,13 +54,13 @@ def _tiles(annotations: CocoAnnotations, directory: Path, draw: Draw, count: int
         boxes, crowd = annotations.bboxes[rows].copy(), annotations.iscrowd[rows]
         boxes[:, 2:] += boxes[:, :2]
         boxes *= np.tile(np.divide(small.size, picture.size), 2)
-        drawn = draw(small, boxes[~crowd], annotations.labels[rows][~crowd], boxes[crowd], annotations.class_names)
+        drawn = draw(small, boxes[~crowd], annotations.labels[rows][~crowd], boxes[crowd], names)
         tiles.append((drawn, f"{directory.name}/{name}"))
     return tiles
 
 
 def _write(sheet: Image.Image, left_middle: tuple[int, int], text: str) -> None:
-    font = ImageFont.load_default(size=12)
-    while font.getlength(text) > TILE - MARGIN:
+    while text_size(text, LETTERS)[0] > TILE - MARGIN:
         text = "..." + text[4:]
-    ImageDraw.Draw(sheet).text(left_middle, text, fill=(255, 255, 255), font=font, anchor="lm")
+    left, middle = left_middle
+    write(ImageDraw.Draw(sheet), (left, middle - text_size(text, LETTERS)[1] / 2), text, LETTERS, (255, 255, 255))

@@ -1,8 +1,8 @@
 """Picture files -> RGB pixels, by Pillow; JPEGs also by a faster decoder, which accepts the same files.
 
-Policy for every file, whichever decoder reads it: grey, palette, CMYK, transparent and 16-bit pictures become RGB;
-EXIF orientation is ignored, as the published recipe and COCO's own tools do; more than twice Pillow's
-`Image.MAX_IMAGE_PIXELS` is refused before anything is decoded.
+Policy for every file, whichever decoder reads it: pictures of every mode and depth become RGB as coco/picture_modes.py
+says; EXIF orientation is ignored in every format, as the published recipe and COCO's own tools do; of several frames
+the first is taken; more than twice Pillow's `Image.MAX_IMAGE_PIXELS` is refused before anything is decoded.
 """
 
 import io
@@ -16,6 +16,8 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
+
+from coco.picture_modes import UPRIGHT, has_more_frames, orientation_of, stored_size, to_rgb
 
 try:
     import simplejpeg
@@ -54,13 +56,25 @@ def decoder_name(decoder: str = "auto") -> str:
 
 
 def decode(path: Path) -> Image.Image:
-    """The whole picture, RGB, by Pillow.
+    """The whole picture, RGB, as stored, by Pillow.
 
     Raises:
         ImageError: missing or unreadable; DamagedImageError: see there.
     """
     with _opened(path) as (_, picture):
-        return _to_rgb(picture)
+        return to_rgb(picture)
+
+
+def decode_upright(path: Path) -> tuple[Image.Image, bool]:
+    """The whole picture, RGB, turned upright as EXIF says; and whether the file holds more frames than this first one.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _opened(path) as (_, picture):
+        turn, more_frames = UPRIGHT.get(orientation_of(picture)), has_more_frames(picture)
+        rgb = to_rgb(picture)
+        return rgb if turn is None else rgb.transpose(turn), more_frames
 
 
 def decode_crop(
@@ -85,15 +99,16 @@ def decode_crop(
         ImageError: missing or unreadable; DamagedImageError: see there.
     """
     with _opened(path) as (file, picture):
-        if picture.size != annotated_size:
+        if (stored := stored_size(picture)) != annotated_size:
+            as_stored = " as stored" if stored != picture.size else ""  # the annotations' may be those of a turned TIFF
             raise DamagedImageError(
-                f"{path}: {picture.width}x{picture.height} pixels, but {annotated_size[0]}x{annotated_size[1]} in its "
-                "annotation, so its boxes would be wrong. Correct the annotation or the file"
+                f"{path}: {stored[0]}x{stored[1]} pixels{as_stored}, but {annotated_size[0]}x{annotated_size[1]} in "
+                "its annotation, so its boxes would be wrong. Correct the annotation or the file"
             )
         pixels = _decode_jpeg(file, picture) if _is_fast(decoder) else None
         if pixels is None:
-            pixels = np.array(_to_rgb(picture))
-        left, top, right, bottom = crop or (0, 0, *picture.size)
+            pixels = np.array(to_rgb(picture))
+        left, top, right, bottom = crop or (0, 0, *stored)
         # Cropped first: resizing a part of the whole would blend in pixels from outside the crop.
         return resize(pixels[top:bottom, left:right], size, flip, decoder)
 
@@ -103,8 +118,9 @@ def resize(pixels: np.ndarray, size: int, flip: bool = False, decoder: str = "au
     if not _is_fast(decoder):
         small = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small)
-    # Contiguous, and a batch of one in channels-last: only so does torch take its fast path for uint8.
-    image = torch.from_numpy(np.ascontiguousarray(pixels)[None]).permute(0, 3, 1, 2)
+    # Contiguous, and a batch of one in channels-last: only so does torch take its fast path for uint8. Writable, or
+    # torch warns.
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])[None]).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
     if flip:
         resized = resized.flip(3)
@@ -133,13 +149,6 @@ def _decode_jpeg(file: BinaryIO, picture: Image.Image) -> np.ndarray | None:
     return pixels if pixels.shape[1::-1] == picture.size else None
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        # Pillow clips 16-bit grey at 255 when converting; scale it instead.
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """The file and the picture in it, of which only the header is read; whatever goes wrong names the file."""
@@ -153,7 +162,9 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise DamagedImageError(f"{path}: not an image file in one of the formats {', '.join(FORMATS)}") from None
+        raise DamagedImageError(
+            f"{path}: not an image file in one of the formats {', '.join(FORMATS)}, or of a depth that is not read"
+        ) from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the content
             raise ImageError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,16 +1,16 @@
-"""Pictures with boxes: drawing detections or mistakes, and callbacks that draw the first validation images."""
+"""Pictures with boxes: drawing detections or mistakes. Class names come as coco.lettering.drawable_names gives them."""
 
 import colorsys
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from coco.annotations import CocoAnnotations
 from coco.decoding import decode
+from coco.lettering import text_size, write
 from evaluation.errors import Mistake
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too.
@@ -39,7 +39,7 @@ def draw_detections(
     """
     picture = picture.convert("RGB")
     draw = ImageDraw.Draw(picture)
-    line, font = _pen(picture)
+    line, letters = _pen(picture)
     for box in true_boxes if true_boxes is not None else ():
         draw.rectangle(_within(box, picture), outline=(255, 255, 255), width=max(1, line // 2))
     order = np.argsort(-scores, kind="stable") if scores is not None else range(len(boxes))
@@ -48,7 +48,7 @@ def draw_detections(
         score = "" if scores is None else f" {scores[i]:.2f}"
         colour = class_colour(int(labels[i]), len(class_names))
         named.append((boxes[i], f"{class_names[int(labels[i]) - 1]}{score}", colour))
-    _draw_named_boxes(draw, picture, named, line, font, text_share=TEXT_SHARE)
+    _draw_named_boxes(draw, picture, named, line, letters, text_share=TEXT_SHARE)
     return picture
 
 
@@ -64,7 +64,7 @@ def draw_mistakes(
     scale = max(1.0, MISTAKES_SIDE / max(picture.size))
     picture = picture.convert("RGB").resize([round(scale * side) for side in picture.size], Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
-    line, font = _pen(picture)
+    line, letters = _pen(picture)
     for box in right_boxes:
         draw.rectangle(_within(scale * box, picture), outline=RIGHT, width=max(2, 3 * line // 4))
     named = []
@@ -72,7 +72,7 @@ def draw_mistakes(
         score = "" if mistake.score is None else f" {mistake.score:.2f}"
         colour = MISSED if mistake.kind == "missed" else WRONG
         named.append((scale * mistake.box, f"{number} {class_names[mistake.label - 1]}{score}", colour))
-    _draw_named_boxes(draw, picture, named, line, font)
+    _draw_named_boxes(draw, picture, named, line, letters)
     missed = sum(mistake.kind == "missed" for mistake in mistakes)
     return _with_legend(
         picture,
@@ -81,7 +81,7 @@ def draw_mistakes(
             (WRONG, f"false positives: {len(mistakes) - missed}"),
             (MISSED, f"missed: {missed}"),
         ],
-        font,
+        letters,
     )
 
 
@@ -97,11 +97,11 @@ def class_colour(label: int, num_classes: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _pen(picture: Image.Image) -> tuple[int, Any]:
-    """Line width and font for a picture of this size."""
-    side = max(picture.size)
-    line = max(1 if side < 200 else 2, round(side / 250))
-    return line, ImageFont.load_default(size=max(10 if side < 200 else 11, round(side / 40)))
+def _pen(picture: Image.Image) -> tuple[int, int]:
+    """Line width and size of letters for a picture of this size."""
+    side, narrow = max(picture.size), min(picture.size)
+    line = max(1 if side < 200 else 2, round(min(side / 250, narrow / 20)))
+    return line, max(10 if side < 200 else 11, round(min(side / 40, narrow / 8)))
 
 
 def _draw_named_boxes(
@@ -109,7 +109,7 @@ def _draw_named_boxes(
     picture: Image.Image,
     boxes: Sequence[tuple[np.ndarray, str, Colour]],
     line: int,
-    font: Any,
+    letters: int,
     text_share: float | None = None,
 ) -> None:
     """The first of the (box, text, colour) lie on top; no line crosses a text, and texts avoid one another.
@@ -122,7 +122,7 @@ def _draw_named_boxes(
     placed: list[tuple[float, float, float, float]] = []
     written: list[tuple[str, Colour]] = []
     for box, text, colour in boxes:
-        width, height = (side + 4 for side in draw.textbbox((0, 0), text, font=font)[2:])
+        width, height = (side + 4 for side in text_size(text, letters))
         left, top = _text_corner(_within(box, picture), width, height, picture, placed)
         place = (left, top, left + width, top + height)
         area = width * height
@@ -132,7 +132,7 @@ def _draw_named_boxes(
             written.append((text, colour))
     for (left, top, right, bottom), (text, colour) in reversed(list(zip(placed, written, strict=True))):
         draw.rectangle((left, top, right, bottom), fill=colour)
-        draw.text((left + 2, top + 1), text, fill=_readable_on(colour), font=font)
+        write(draw, (left + 2, top + 1), text, letters, _readable_on(colour))
 
 
 def _text_corner(
@@ -159,16 +159,17 @@ def _covered(place: tuple[float, float, float, float], others: Sequence[tuple]) 
     )
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str]], font: Any) -> Image.Image:
+def _with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str]], letters: int) -> Image.Image:
     """The picture with a strip below it, a coloured square before each text."""
-    square = font.size
+    square = letters
     strip = Image.new("RGB", (picture.width, 2 * square), (32, 32, 32))
     draw = ImageDraw.Draw(strip)
     left = square // 2
     for colour, text in entries:
         draw.rectangle((left, square // 2, left + square, square // 2 + square), fill=colour)
-        draw.text((left + 1.5 * square, square), text, fill=(255, 255, 255), font=font, anchor="lm")
-        left += 3 * square + draw.textlength(text, font=font)
+        width, height = text_size(text, letters)
+        write(draw, (left + 1.5 * square, square - height / 2), text, letters, (255, 255, 255))
+        left += 3 * square + width
     whole = Image.new("RGB", (picture.width, picture.height + strip.height))
     whole.paste(picture)
     whole.paste(strip, (0, picture.height))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from coco.lettering import drawable_names
 from coco.names import shortened
 from evaluation.drawing import draw_mistakes, open_image
 from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
@@ -179,6 +180,7 @@ def _write_worst_images(
 ) -> None:
     """The images with most mistakes, drawn, and index.md that says what is wrong in each."""
     annotations, detections = metric.annotations, metric.found_detections
+    names = drawable_names(tuple(annotations.class_names), tuple(annotations.category_ids))
     directory.mkdir(exist_ok=True)
     for old in directory.glob("[0-9][0-9]_*.png"):  # of an earlier report
         old.unlink()
@@ -195,7 +197,7 @@ def _write_worst_images(
         path, picture = open_image(annotations, images, i)
         right, mistakes = image_mistakes(annotations, detections, matches, index, shown_score)
         name = f"{place:02d}_{shortened(path.stem)}.png"
-        draw_mistakes(picture, detections.boxes[right], mistakes, annotations.class_names).save(directory / name)
+        draw_mistakes(picture, detections.boxes[right], mistakes, names).save(directory / name)
         lines += ["", f"## {place}. {path.name} (image id {annotations.image_ids[i]})", "", f"![]({name})", ""]
         lines += [f"{len(right)} right, {len(mistakes)} mistakes:", ""]
         lines += [f"{n}. {_in_words(m, annotations.class_names)}" for n, m in enumerate(mistakes, start=1)]

@@ -16,27 +16,16 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.augment import normalise
 from coco.dataset import collate_evaluation
-from coco.decoding import INPUT_SIZE, decode, resize
+from coco.decoding import INPUT_SIZE, decode_upright, resize
 from prediction.devices import check_score_threshold, device_flags, fast_precision
 from ssd_module import SSDModule, load_module
 
 Picture = str | Path | Image.Image | np.ndarray
-
-# What turns a picture upright, by EXIF orientation (EXIF 2.3, tag 0x0112).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -136,9 +125,7 @@ def open_picture(picture: Picture) -> Image.Image:
         ImageError: a file that cannot be read. TypeError, ValueError: not a picture.
     """
     if isinstance(picture, str | Path):
-        upright = _UPRIGHT.get(_orientation(Path(picture)))
-        decoded = decode(Path(picture))
-        return decoded.transpose(upright) if upright is not None else decoded
+        return decode_upright(Path(picture))[0]
     if isinstance(picture, Image.Image):
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"a PIL image of mode {picture.mode}: expected 8 bits a channel, or the path of its file")
@@ -182,16 +169,6 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     items = iter(items)
     while some := list(itertools.islice(items, size)):
         yield some
-
-
-def _orientation(path: Path) -> int:
-    """EXIF's, from the file's head: a decoder need not keep it. 1 (upright) where there is none."""
-    try:
-        with Image.open(path) as picture:
-            # Pillow turns a TIFF upright itself when it decodes it.
-            return 1 if picture.format == "TIFF" else picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block raises anything; a broken file is `decode`'s to report
-        return 1
 
 
 def _one_device(accelerator: str, devices: int | str | list[int], precision: str | None) -> pl.strategies.Strategy:

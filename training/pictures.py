@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from coco.lettering import drawable_names
 from coco.names import unique
 from evaluation.drawing import draw_detections, open_image
 
@@ -50,7 +51,7 @@ class DetectionPictures(pl.Callback):
                 boxes.numpy()[shown],
                 labels.numpy()[shown],
                 scores.numpy()[shown],
-                pl_module.class_names,
+                drawable_names(tuple(pl_module.class_names), tuple(pl_module.category_ids)),
                 truth,
             )
             self.keep(trainer, unique(path.stem, str(int(image_id)), self._names), picture)

@@ -122,7 +122,7 @@ def test_real_training_pictures_agree_within_the_stated_error(shared_data):
 def test_common_jpegs_are_decoded_by_simplejpeg(tmp_path, monkeypatch):
     path = tmp_path / "picture.jpg"
     Image.fromarray(scene()).save(path)
-    monkeypatch.setattr(decoding, "_to_rgb", None)  # Pillow's path would fail
+    monkeypatch.setattr(decoding, "to_rgb", None)  # Pillow's path would fail
     decode_crop(path, 300, (640, 480))
 
 
@@ -190,7 +190,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, decoder):
     content = path.read_bytes()
     frame = content.index(b"\xff\xc0")
     path.write_bytes(content[: frame + 5] + (20_000).to_bytes(2, "big") * 2 + content[frame + 9 :])
-    monkeypatch.setattr(decoding, "_to_rgb", None)
+    monkeypatch.setattr(decoding, "to_rgb", None)
     monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
     with pytest.raises(DamagedImageError, match=r"bomb.jpg: cannot be decoded .*decompression bomb"):
         decode_crop(path, 300, (20_000, 20_000), decoder=decoder)
