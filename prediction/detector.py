@@ -147,21 +147,46 @@ def prepare(picture: Image.Image) -> dict[str, Any]:
 def labels_of(
     classes: Sequence[str | int] | None, class_names: Sequence[str], category_ids: Sequence[int]
 ) -> list[int] | None:
-    """The labels (1..C) of classes given by name or category id; None means all of them.
+    """The labels (1..C), ascending, of classes given by name (all that have it) or category id; None means all.
+
+    `name:X` and `id:X` say which is meant; an int is an id.
 
     Raises:
-        MisconfigurationException: an unknown one; the message lists those there are.
+        MisconfigurationException: an unknown one, or the name of one class that is another's id; the message lists
+            those there are.
     """
     if classes is None:
         return None
-    known = {str(key): i for keys in (category_ids, class_names) for i, key in enumerate(keys, start=1)}
-    unknown = [str(name) for name in classes if str(name) not in known]
-    if unknown or not classes:
-        there = ", ".join(f"{name} ({i})" for name, i in zip(class_names, category_ids, strict=True))
+    there = ", ".join(f"{name} ({i})" for name, i in zip(class_names, category_ids, strict=True))
+    if not classes:
         raise MisconfigurationException(
-            f"--classes {','.join(unknown)}: the checkpoint's classes, by name or category id, are {there}"
+            f"--classes: none is named; the checkpoint's, by name or category id, are {there}"
         )
-    return [known[str(name)] for name in classes]
+    wanted: set[int] = set()
+    for key in classes:
+        by_name, by_id = _meant(key, class_names, category_ids)
+        if not by_name | by_id:
+            raise MisconfigurationException(
+                f"--classes {key}: the checkpoint's classes, by name or category id, are {there}"
+            )
+        if by_name and by_id and by_name != by_id:
+            raise MisconfigurationException(
+                f"--classes {key}: the name of one class and the category id of another; write name:{key} or id:{key}. "
+                f"The checkpoint's classes, by name and category id, are {there}"
+            )
+        wanted |= by_name | by_id
+    return sorted(wanted)
+
+
+def _meant(key: str | int, class_names: Sequence[str], category_ids: Sequence[int]) -> tuple[set[int], set[int]]:
+    """The labels that have `key` for a name, and for a category id."""
+    text, kind = str(key), "id" if isinstance(key, int) else ""
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in ("name", "id") and text not in class_names:
+        text, kind = rest, prefix
+    names, ids = class_names if kind != "id" else (), map(str, category_ids) if kind != "name" else ()
+    by_name, by_id = ({label for label, each in enumerate(all_, start=1) if each == text} for all_ in (names, ids))
+    return by_name, by_id
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

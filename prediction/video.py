@@ -4,7 +4,6 @@ PyAV is optional (`pip install av`): it is imported when a video is opened, and 
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,14 +12,18 @@ from typing import Any
 from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from prediction.files import replacing
+
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp")
+# What a file may be, whatever its name: containers, but no list of other files or addresses (HLS, concat, SDP ...).
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,mxf,m4v,h264,hevc"
 SHORT_OF_END = Fraction(1)  # s; a video that ends this much before its stated length was cut off
 
 _TURN = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 class VideoError(RuntimeError):
-    """A video that cannot be opened; the message names the file."""
+    """A video that cannot be opened or written; the message names the file."""
 
 
 def require() -> None:
@@ -39,6 +42,8 @@ class VideoReader:
     A frame's time is in units of `time_base` seconds. A video that breaks off ends the iteration, and `error` says why;
     None means that it was read to its end.
 
+    Nothing but this file is opened, whatever is in it, and whatever its name looks like.
+
     Raises:
         VideoError: the file cannot be opened or holds no video.
     """
@@ -50,13 +55,19 @@ class VideoReader:
         self.count = 0  # frames read so far
         self.error: str | None = None
         self._broken: str | None = None
-        try:
-            self._container = av.open(str(path))
-        except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(f"{path}: cannot be opened as a video ({_reason(error)})") from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise VideoError(f"{path}: there is no video stream in it")
+        if not path.is_file():  # a pipe or a device would be waited for
+            raise VideoError(f"{path}: no such video file")
+        with contextlib.ExitStack() as opened:
+            try:
+                # FFmpeg gets the open file: it takes names such as `http:/...` for addresses.
+                file = opened.enter_context(open(path, "rb"))
+                options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+                self._container = opened.enter_context(av.open(file, options=options, io_open=_refuse))
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                raise VideoError(f"{path}: cannot be opened as a video ({_reason(error)})") from None
+            if not self._container.streams.video:
+                raise VideoError(f"{path}: there is no video stream in it")
+            self._open = opened.pop_all()
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 1000)
@@ -67,13 +78,12 @@ class VideoReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._open.close()
 
     def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
         step = max(1, round(1 / (self.rate * self.time_base)))
         time, size = -step, None
-        for frame in self._frames():
-            picture = _upright(frame)
+        for frame, picture in self._frames():
             size = size or picture.size
             if picture.size != size:
                 self._broken = f"the picture's size changes from {size} to {picture.size}"
@@ -86,19 +96,17 @@ class VideoReader:
         if self._broken:
             self.error = f"{self.path}: broke off after {self.count} frames ({self._broken})"
 
-    def _frames(self) -> Iterator[Any]:
+    def _frames(self) -> Iterator[tuple[Any, Image.Image]]:
         """Where the file breaks off, the frames that the decoder still holds come, too."""
-        import av
-
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt:
                     raise ValueError("a packet is cut off")
-                yield from packet.decode()
-        except (av.error.FFmpegError, ValueError) as error:
+                yield from ((frame, _upright(frame)) for frame in packet.decode())
+        except Exception as error:  # whatever a broken file, or a frame too large for the memory, leads to
             self._broken = _reason(error)
-            with contextlib.suppress(av.error.FFmpegError):
-                yield from self._stream.decode(None)
+            with contextlib.suppress(Exception):
+                yield from ((frame, _upright(frame)) for frame in self._stream.decode(None))
 
     def _seconds(self) -> Fraction | None:
         """The stated length."""
@@ -125,36 +133,58 @@ class VideoWriter:
 
     Args:
         time_base: seconds per unit of the times given to `write`. rate: frames per second, for the file's header.
+
+    Raises:
+        VideoError: it cannot be written, here and from `write` and the end.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], rate: Fraction, time_base: Fraction) -> None:
         import av
 
-        self.path = path
-        self._part = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._part), "w", format="mp4")
-        self._stream = self._container.add_stream("h264", rate=rate, options={"crf": "20"})
-        self._stream.width, self._stream.height = size
-        # Every player shows 4:2:0, which halves the colour's resolution and so needs even sizes.
-        self._stream.pix_fmt = "yuv444p" if any(side % 2 for side in size) else "yuv420p"
-        self._stream.codec_context.time_base = self._time_base = time_base
+        self.path, self._time_base, self._frames = path, time_base, 0
+        with self._named(), contextlib.ExitStack() as opened:
+            file = opened.enter_context(replacing(path))
+            self._container = opened.enter_context(av.open(file, "w", format="mp4"))
+            self._stream = self._container.add_stream("h264", rate=rate, options={"crf": "20"})
+            self._stream.width, self._stream.height = size
+            # Every player shows 4:2:0, which halves the colour's resolution and so needs even sizes.
+            self._stream.pix_fmt = "yuv444p" if any(side % 2 for side in size) else "yuv420p"
+            self._stream.codec_context.time_base = time_base
+            self._open = opened.pop_all()
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         """What was written so far is kept, whatever happened."""
-        self._container.mux(self._stream.encode())
-        self._container.close()
-        os.replace(self._part, self.path)
+        self.close()
+
+    def close(self) -> None:
+        with self._named(), self._open:
+            if not self._frames:
+                raise ValueError("no frame was written")
+            self._container.mux(self._stream.encode())
 
     def write(self, time: int, picture: Image.Image) -> None:
         import av
 
-        frame = av.VideoFrame.from_image(picture)
-        frame.pts, frame.time_base = time, self._time_base
-        self._container.mux(self._stream.encode(frame))
+        with self._named():
+            frame = av.VideoFrame.from_image(picture)
+            frame.pts, frame.time_base = time, self._time_base
+            self._container.mux(self._stream.encode(frame))
+            self._frames += 1
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # FFmpeg's and the disk's
+            raise VideoError(f"{self.path}: cannot be written ({_reason(error)})") from None
+
+
+def _refuse(url: str, *_: Any, **__: Any) -> Any:
+    """For the further files that a demuxer asks for."""
+    raise PermissionError(f"{url}: no other file is opened")
 
 
 def _upright(frame: Any) -> Image.Image:

@@ -12,10 +12,9 @@ import pytest
 from PIL import ExifTags, Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line import predict as script
 from command_line.predict import predict
 from evaluation.drawing import draw_detections
-from prediction import Detector
+from prediction import Detector, pipeline
 from prediction.detector import open_picture
 from prediction.video import VideoReader, VideoWriter
 from tests.conftest import PROJECT
@@ -168,7 +167,7 @@ def test_the_process_ends_with_a_status_of_its_own_where_an_input_could_not_be_r
 def test_few_pictures_are_opened_ahead_however_many_there_are():
     opened = []
     with ThreadPoolExecutor(4) as pool:
-        results = script._in_order(pool, opened.append, range(10_000), ahead=5)
+        results = pipeline.in_order(pool, opened.append, range(10_000), ahead=5)
         for _ in range(20):
             next(results)
         pool.submit(int).result()

@@ -24,7 +24,7 @@ def validated(tmp_path, callback, **trainer):
     trainer = SimpleNamespace(is_global_zero=True, sanity_checking=False, global_step=1, datamodule=data, **trainer)
     count = len(NAMES)
     outputs = torch.zeros(count, 2, 4), torch.zeros(count, 2), torch.zeros(count, 2, dtype=torch.int64)
-    module = SimpleNamespace(class_names=("red", "blue"))
+    module = SimpleNamespace(class_names=("red", "blue"), category_ids=(1, 2))
     for _ in range(2):
         callback.on_validation_epoch_start(trainer, module)
         callback.on_validation_batch_end(trainer, module, outputs, {"image_ids": np.arange(1, count + 1)}, 0)

@@ -1,0 +1,218 @@
+"""What a prediction does with its inputs: threads decode, draw and write while the detector works; what went wrong."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from coco.decoding import ImageError, decode_upright
+from coco.lettering import drawable_names
+from evaluation.drawing import draw_detections
+from prediction import video
+from prediction.detector import Detector, batches, prepare
+from prediction.files import ResultFiles, replacing
+from prediction.inputs import Found, Input
+
+NAMED = 3  # files that the last line names
+JPEG_SIDE = 65_500  # px, libjpeg's limit
+UNREAD, BROKE_OFF, UNDRAWN = "could not be read", "broke off", "could not be drawn"
+
+
+@dataclass
+class _Shot:
+    """A picture or frame on its way from file to result."""
+
+    source: Input
+    frame: int | None = None
+    time: int = 0  # of a frame, in the video's time base
+    picture: Any = None  # Image.Image, for as long as it is needed
+    sample: dict[str, Any] | None = None
+    found: Any = None  # Detections, once it was on the device
+    more_frames: bool = False  # in the file
+    error: str | None = None  # why there are no detections
+    undrawn: str | None = None  # why there is no drawn picture
+
+
+class Prediction:
+    """One run: threads open, shrink, draw and save a few pictures ahead of and behind the detector.
+
+    Args:
+        workers: threads of the pool. output: directory of the drawn files, unless `draw` is false.
+
+    Attributes:
+        problems: input -> `UNREAD`, `BROKE_OFF` or `UNDRAWN`; none of them ends the run.
+        first_only: inputs with further frames, of which only the first was used.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        files: ResultFiles,
+        pool: ThreadPoolExecutor,
+        workers: int,
+        batch_size: int,
+        output: Path,
+        draw: bool,
+    ) -> None:
+        self.detector, self.files, self.pool, self.workers = detector, files, pool, workers
+        self.batch_size, self.output, self.draw = batch_size, output, draw
+        module = detector.module
+        self.names = drawable_names(tuple(module.class_names), tuple(module.category_ids)) if draw else ()
+        self.problems: dict[Path, str] = {}
+        self.first_only: list[Path] = []
+
+    def predict(self, found: Found) -> None:
+        """Raises OSError where the tables cannot be written."""
+        for folder, why in found.unreadable.items():
+            self._report(folder, UNREAD, why)
+        self._predict_pictures([each for each in found.inputs if not each.is_video])
+        for each in found.inputs:
+            if each.is_video:
+                self._predict_video(each)
+
+    def summary(self, found: Found) -> str:
+        """The last line: how many were predicted, what was left out, and what could not be done."""
+        inputs = len(found.inputs)
+        unread = sum(self.problems.get(each.path) == UNREAD for each in found.inputs)
+        whole = f"{inputs - unread} of {inputs} files" if unread else _count(inputs, "file")
+        parts = [f"predicted {whole}, {_count(self.files.detections, 'detection')}, in {self.output}"]
+        if found.left_out:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.left_out.items()))
+            parts.append(f"{sum(found.left_out.values())} left out: {kinds}")
+        if self.first_only:
+            parts.append(f"only the first frame of {len(self.first_only)}: {_some(self.first_only, '')}")
+        for what in (UNREAD, BROKE_OFF, UNDRAWN):
+            paths = [path for path, problem in self.problems.items() if problem == what]
+            parts += [f"{len(paths)} {what}: {_some(paths)}"] if paths else []
+        return "; ".join(parts)
+
+    def _predict_pictures(self, inputs: Sequence[Input]) -> None:
+        shots = self._detected(in_order(self.pool, self._open, map(_Shot, inputs), self.batch_size))
+        for shot in tqdm(in_order(self.pool, self._save, shots, self.workers), total=len(inputs), unit="picture"):
+            path = shot.source.path
+            if shot.error:
+                self._report(path, UNREAD, shot.error)
+                continue
+            if shot.undrawn:
+                self._report(path, UNDRAWN, f"{path}: {UNDRAWN} ({shot.undrawn})")
+            if shot.more_frames:
+                self.first_only.append(path)
+            self.files.add(path.as_posix(), shot.found, shot.source.drawn if self.draw and not shot.undrawn else None)
+
+    def _predict_video(self, source: Input) -> None:
+        try:
+            reader = video.VideoReader(source.path)
+        except video.VideoError as error:
+            return self._report(source.path, UNREAD, str(error))
+        with reader:
+            frames = (_Shot(source, i, time, picture) for i, (time, picture) in enumerate(reader))
+            shots = self._detected(in_order(self.pool, _shrink, frames, self.batch_size))
+            drawn = in_order(self.pool, self._draw, shots, self.workers)
+            self._write_video(tqdm(drawn, total=reader.length, unit="frame", desc=source.path.name), reader, source)
+            if reader.error:
+                self._report(source.path, BROKE_OFF if reader.count else UNREAD, reader.error)
+
+    def _open(self, shot: _Shot) -> _Shot:
+        try:
+            shot.picture, shot.more_frames = decode_upright(shot.source.path)
+            return _shrink(shot, keep=self.draw)
+        except ImageError as error:
+            shot.error = str(error)
+        except Exception as error:  # whatever else a decoder makes of a broken file must not end the run
+            shot.error = f"{shot.source.path}: cannot be decoded ({type(error).__name__}: {error})"
+        return shot
+
+    def _detected(self, shots: Iterable[_Shot]) -> Iterator[_Shot]:
+        for some in batches(shots, self.batch_size):
+            readable = [shot for shot in some if shot.error is None]
+            for shot, found in zip(readable, self.detector.detect([shot.sample for shot in readable]), strict=True):
+                shot.found, shot.sample = found, None
+            yield from some
+
+    def _draw(self, shot: _Shot) -> _Shot:
+        found = shot.found
+        if self.draw:
+            shot.picture = draw_detections(shot.picture, found.boxes, found.labels, found.scores, self.names)
+        return shot
+
+    def _save(self, shot: _Shot) -> _Shot:
+        if self.draw and shot.error is None:
+            try:
+                _save_picture(self._draw(shot).picture, self.output / shot.source.drawn)
+            except Exception as error:  # the disk's, the encoder's, the memory's: the tables go on
+                shot.undrawn = str(getattr(error, "strerror", None) or error or type(error).__name__)
+        shot.picture = None
+        return shot
+
+    def _write_video(self, shots: Iterable[_Shot], reader: video.VideoReader, source: Input) -> None:
+        """Where the drawn video cannot be written, the tables go on without it."""
+        writer, problem = None, None
+        try:
+            for shot in shots:
+                if self.draw and problem is None:
+                    try:
+                        if writer is None:
+                            target = self.output / source.drawn
+                            writer = video.VideoWriter(target, shot.picture.size, reader.rate, reader.time_base)
+                        writer.write(shot.time, shot.picture)
+                    except video.VideoError as error:
+                        problem = error
+                drawn = source.drawn if self.draw and problem is None else None
+                self.files.add(source.path.as_posix(), shot.found, drawn, shot.frame)
+        finally:
+            try:
+                if writer is not None:
+                    writer.close()
+            except video.VideoError as error:
+                problem = problem or error
+        if problem is not None:
+            self._report(source.path, UNDRAWN, f"{source.path}: {UNDRAWN} ({problem})")
+
+    def _report(self, path: Path, what: str, message: str) -> None:
+        self.problems[path] = what
+        tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable[Any], ahead: int) -> Iterator[Any]:
+    """function(item) for each item, in order, computed in the pool at most `ahead` items in advance."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _shrink(shot: _Shot, keep: bool = True) -> _Shot:
+    """Makes the network's input; the picture itself is kept for drawing only."""
+    shot.sample = prepare(shot.picture)
+    shot.picture = shot.picture if keep else None
+    return shot
+
+
+def _save_picture(picture: Image.Image, path: Path) -> None:
+    """Beside the target, then renamed: never half a picture, and never written through a link."""
+    is_png = path.suffix.lower() == ".png"
+    if not is_png and max(picture.size) > JPEG_SIDE:
+        raise ValueError(f"{picture.width}x{picture.height} pixels, and JPEG holds {JPEG_SIDE} a side")
+    how: dict[str, Any] = (
+        {"format": "PNG", "compress_level": 3} if is_png else {"format": "JPEG", "quality": 92, "subsampling": 0}
+    )
+    with replacing(path) as file:
+        picture.save(file, **how)
+
+
+def _some(paths: Sequence[Path], where: str = ", see above") -> str:
+    names = ", ".join(str(path) for path in paths[:NAMED])
+    return names + (f", {len(paths) - NAMED} more{where}" if len(paths) > NAMED else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
