@@ -7,14 +7,15 @@ from typing import Any
 
 
 class LastingFile(io.FileIO):
-    """Drops what cannot be written; `lost` says whether that was so the last time."""
+    """Drops what cannot be written; `lost` says whether that was so the last time, or whether it is /dev/null."""
 
     lost = False
+    nowhere = False  # it was closed before this process began
 
     def write(self, data: Any) -> int:
         try:
             written = super().write(data)
-            self.lost = False
+            self.lost = self.nowhere
         except OSError:
             written, self.lost = len(data), True
         return written
@@ -44,7 +45,7 @@ def say(text: str) -> None:
 
 def _lasting(stream: Any, number: int) -> io.TextIOWrapper:
     raw = LastingFile(number, "w", closefd=False)
-    raw.lost = stream is None  # Python found it closed
+    raw.nowhere = stream is None  # Python found it closed
     unbuffered = stream is not None and stream.write_through  # python -u
     return io.TextIOWrapper(
         raw if unbuffered else io.BufferedWriter(raw),

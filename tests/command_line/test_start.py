@@ -82,6 +82,7 @@ def test_output_that_nobody_takes_ends_nothing():
     with os.fdopen(writing, "w") as gone:
         done = python("make_lasting()\nprint('x', flush=True)\nsay('last')", stdout=gone)
         assert (done.returncode, done.stderr) == (0, "last\n"), "what matters goes to the other one"
+        assert python("make_lasting()\nsay('last')", shell='"$@" >&-').stderr == "last\n"
         assert python("make_lasting()\nprint('x')", stdout=gone, stderr=gone).returncode == 0
 
 
@@ -90,7 +91,7 @@ def test_no_message_gets_into_a_file_that_has_the_number_of_a_closed_stream(clos
     code = "make_lasting()\nfile = open(sys.argv[1], 'w')\nprint('a', flush=True)\nos.write(2, b'b')\nos.write(1, b'c')"
     done = python(code, str(tmp_path / "file"), shell=f'"$@" {closed}>&-')
     assert done.returncode == 0 and (tmp_path / "file").read_text() == ""
-    assert (done.stdout, done.stderr) == (("", "b") if closed == 1 else ("ac", ""))
+    assert (done.stdout, done.stderr) == (("", "b") if closed == 1 else ("a\nc", ""))
 
 
 def test_the_typed_command_has_the_interpreter_and_torchrun_where_that_started_it(monkeypatch):

@@ -79,8 +79,10 @@ def stopped_pair(lab: Lab) -> Outcome:
         lab.wait_after_first_save(process, run_dir, undisturbed)
         (process.signal_group if to_all else process.signal)(signum)
         seconds = process.seconds_until_alone(2 * BOUND)
-        if process.code == 0:  # it was complete
-            break
+        if process.code == 0:  # it was complete before the signal came
+            lab.compare(run_dir, outcome, undisturbed)
+            run_dir = lab.new_run("pair")
+            continue
         outcome.injected += 1
         if outcome.check(seconds is not None, f"processes left after {2 * BOUND:g} s: {process.last_words()}"):
             good = outcome.check(process.code == PREEMPTED, f"ended with {process.code}: {process.last_words()}")
@@ -91,7 +93,8 @@ def stopped_pair(lab: Lab) -> Outcome:
         lab.say(f"{outcome.fault}: {outcome.injected}, exit code {process.code}")
     outcome.check(outcome.injected > 1, "the run was complete before the signals came")
     outcome.seen.append(f"all stop within {slowest:.1f} s, exit code {PREEMPTED}")
-    lab.finish(run_dir, outcome, undisturbed, more=("--devices", "2"), fork=False)
+    if run_dir.exists():
+        lab.finish(run_dir, outcome, undisturbed, more=("--devices", "2"), fork=False)
     return outcome
 
 
