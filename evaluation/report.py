@@ -1,5 +1,6 @@
 """The report of an evaluation: tables for the terminal, and a directory of files with tables, plots and pictures."""
 
+import contextlib
 import csv
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coco.lettering import drawable_names
+from coco.lettering import drawable_names, font_files
 from coco.names import shortened
 from evaluation.drawing import draw_mistakes, open_image
 from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
@@ -112,6 +113,7 @@ def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitl
     order = np.argsort(-precision[:, :, measured].mean(axis=(0, 1)), kind="stable")  # so a class has one colour in both
     # Beyond ten classes colours and names would not be told apart: only the ends of the field are named.
     named = order if len(order) <= 10 else np.concatenate((order[:3], order[-3:]))
+    names = drawable_names(tuple(metric.annotations.class_names), tuple(metric.annotations.category_ids))
     figure, axes = _figure(2)
     for ax, curves, title in zip(
         axes, (precision[0], precision.mean(axis=0)), ("at IoU 0.5", "mean over IoU 0.5:0.95"), strict=True
@@ -121,14 +123,14 @@ def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitl
         for c in order:
             style = {"color": "0.75", "linewidth": 0.6}
             if c in named:
-                name = metric.annotations.class_names[measured[c]]
+                name = names[measured[c]]
                 style = {"linewidth": 1.1, "label": f"{average[c]:.3f}  {name}"}
             ax.plot(recall, curves[:, c], **style)
         if len(order):
             mean = curves.mean(axis=1)
             ax.plot(recall, mean, color="black", linewidth=3, label=f"{mean.mean():.3f}  mean of {len(order)} classes")
             ax.legend(
-                title="AP" if len(named) == len(order) else "AP of the best and worst", fontsize="small", loc="best"
+                title="AP" if len(named) == len(order) else "AP of the best and worst", prop=_letters(names), loc="best"
             )
         ax.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     figure.suptitle(f"Precision and recall, {subtitle}")
@@ -162,6 +164,18 @@ def _plot_scores(path: Path, scores: np.ndarray, matches: Matches, score_thresho
     rates.legend(loc="best")
     figure.suptitle(f"Scores of true and false positives at IoU 0.5, all classes, {subtitle}")
     figure.savefig(path)
+
+
+def _letters(names: Sequence[str]) -> Any:
+    """Small letters for class names, from all the fonts that these need."""
+    from matplotlib import font_manager
+
+    families = ["DejaVu Sans"]
+    for file in font_files(names):
+        with contextlib.suppress(OSError, RuntimeError):  # a font that Pillow reads and matplotlib does not
+            font_manager.fontManager.addfont(file)
+            families.append(font_manager.FontProperties(fname=file).get_name())
+    return font_manager.FontProperties(family=families, size="small")
 
 
 def _figure(columns: int) -> tuple[Any, Any]:

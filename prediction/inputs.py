@@ -162,9 +162,9 @@ def _why_left_out(path: Path) -> str | None:
     if path.name.startswith("."):
         return "hidden"
     if os.path.isdir(path):
-        return "linked folders (name them)" if os.path.islink(path) else None
+        return "linked folders, unless named" if os.path.islink(path) else None
     if not _is_picture(path):
-        return "videos in folders (name them, or use a glob)" if _is_video(path) else "of other kinds"
+        return "videos, unless named or by a glob" if _is_video(path) else "of other kinds"
     if not os.path.exists(path):
         return "broken links"
     return None if os.path.isfile(path) else "no regular files"

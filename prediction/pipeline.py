@@ -83,8 +83,8 @@ class Prediction:
         whole = f"{inputs - unread} of {inputs} files" if unread else _count(inputs, "file")
         parts = [f"predicted {whole}, {_count(self.files.detections, 'detection')}, in {self.output}"]
         if found.left_out:
-            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.left_out.items()))
-            parts.append(f"{sum(found.left_out.values())} left out: {kinds}")
+            kinds = ", ".join(f"{kind}: {number}" for kind, number in sorted(found.left_out.items()))
+            parts.append(f"{sum(found.left_out.values())} left out ({kinds})")
         if self.first_only:
             parts.append(f"only the first frame of {len(self.first_only)}: {_some(self.first_only, '')}")
         for what in (UNREAD, BROKE_OFF, UNDRAWN):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -172,3 +173,69 @@ def test_few_pictures_are_opened_ahead_however_many_there_are():
             next(results)
         pool.submit(int).result()
         assert len(opened) <= 26
+
+
+def test_odd_files_do_not_end_the_run_and_the_last_line_counts_them(folder, arguments, tmp_path, capsys):
+    good = (folder / "e.jpg").read_bytes()
+    for name in (os.fsdecode(b"caf\xe9.jpg"), "图" * 83 + ".jpg", "a" * 251 + ".png", ".hidden.jpg"):
+        (folder / name).write_bytes(good)
+    frames = [Image.effect_noise((60, 40), 50).convert("RGB") for _ in range(3)]
+    frames[0].save(folder / "z.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (70000, 4)).save(folder / "wide.jpg", "PNG")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    assert predict(arguments(folder, "--score_threshold", "0.9")) == 3
+    _, images, _ = tables(tmp_path / "out")
+    drawn = {image["file_name"]: image.get("drawn") for image in images}
+    assert len(images) == 10 and drawn.pop(str(folder / "wide.jpg")) is None
+    assert all((tmp_path / "out" / name).is_file() for name in drawn.values())
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("predicted 10 of 11 files, ") and "2 left out (broken links: 1, hidden: 1)" in last
+    assert f"only the first frame of 1: {folder / 'z.gif'}" in last
+    assert last.endswith(f"1 could not be drawn: {folder / 'wide.jpg'}")
+
+
+def test_a_drawn_file_that_cannot_be_written_is_reported_and_the_tables_go_on(folder, arguments, tmp_path, capsys):
+    (tmp_path / "out" / "c.jpg").mkdir(parents=True)
+    (tmp_path / "out" / "c.jpg" / "x").touch()
+    assert predict(arguments(folder / "c.jpg", folder / "e.jpg")) == 3
+    _, images, _ = tables(tmp_path / "out")
+    assert [image.get("drawn") for image in images] == [None, "e.jpg"]
+    assert capsys.readouterr().out.strip().endswith(f"1 could not be drawn: {folder / 'c.jpg'}")
+
+
+def test_a_folder_that_cannot_be_read_is_reported(folder, arguments, monkeypatch, capsys):
+    real = os.listdir
+
+    def listdir(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert predict(arguments(folder, "--draw", "false")) == 3
+    printed = capsys.readouterr()
+    assert f"warning: {folder / 'b'}: cannot be read (Permission denied)" in printed.err
+    assert f"could not be read: {folder / 'b'}" in printed.out
+
+
+def test_what_follows_a_double_dash_are_inputs(folder, arguments, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    (folder / "c.jpg").rename(folder / "-x.jpg")
+    assert predict([*arguments("e.jpg"), "--draw", "false", "--", "-x.jpg", "d.png"]) == 0
+    _, images, _ = tables(tmp_path / "out")
+    assert [image["file_name"] for image in images] == ["-x.jpg", "d.png", "e.jpg"]
+    for none in ([], ["--"]):
+        with pytest.raises(SystemExit) as stopped:
+            predict([*arguments(), *none])
+        assert stopped.value.code == 2
+
+
+def test_a_video_that_cannot_be_drawn_still_has_its_detections(arguments, tmp_path, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    with VideoWriter(tmp_path / "clip.mp4", (64, 48), Fraction(10), Fraction(1, 10)) as clip:
+        for i in range(3):
+            clip.write(i, Image.effect_noise((64, 48), 90).convert("RGB"))
+    (tmp_path / "out" / "clip.mp4" / "x").mkdir(parents=True)
+    assert predict(arguments(tmp_path / "clip.mp4", "--score_threshold", "0.9")) == 3
+    assert len(tables(tmp_path / "out")[1]) == 3
+    assert capsys.readouterr().out.strip().endswith(f"1 could not be drawn: {tmp_path / 'clip.mp4'}")

@@ -8,7 +8,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from coco.decoding import ImageError
 from datamodule import COCODataModule
 from prediction import Detector
-from prediction.detector import open_picture
+from prediction.detector import labels_of, open_picture
 from ssd_module import load_module
 from training.published_saving import save_reference_checkpoint
 
@@ -177,3 +177,30 @@ def test_every_precision_finds_what_32_bits_find_but_for_rounding(detector, rand
 def test_a_precision_that_is_none_is_refused_by_name(random_detector, precision, message):
     with pytest.raises(MisconfigurationException, match=message):
         Detector(random_detector, "cpu", precision=precision)
+
+
+def test_classes_are_all_that_a_name_means_or_an_error_that_says_how_to_be_clear():
+    assert labels_of(["red"], ("red", "blue", "red"), (1, 2, 3)) == [1, 3]
+    assert labels_of(["1"], ("1", "2"), (1, 2)) == [1], "name and id of the same class"
+    digits, ids = ("0", "1", "2"), (1, 2, 3)
+    with pytest.raises(MisconfigurationException, match=r"--classes 1: .*name:1 or id:1\. .*0 \(1\), 1 \(2\)"):
+        labels_of(["1"], digits, ids)
+    assert labels_of(["name:1"], digits, ids) == [2] and labels_of(["id:1"], digits, ids) == [1]
+    assert labels_of([1], digits, ids) == [1], "an int is an id"
+    assert labels_of(["0", "3"], digits, ids) == [1, 3]
+    assert labels_of(["id:1"], ("id:1", "x"), (5, 1)) == [1], "a class may be called so"
+
+
+@pytest.mark.filterwarnings("error")
+def test_prediction_warns_of_nothing(detector, paths):
+    assert detector(paths[:2])
+
+
+def test_deep_pictures_are_the_same_by_path_in_evaluation_and_refused_as_images(detector, tmp_path):
+    grey = np.add.outer(np.arange(60) * 3, np.arange(60)).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "b.tiff")
+    same(*detector([tmp_path / "a.png", tmp_path / "b.tiff"]))
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "c.tiff")
+    with pytest.raises(ImageError, match=r"c\.tiff: .*none of its pixels is a number"):
+        detector(tmp_path / "c.tiff")

@@ -1,12 +1,13 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
 from prediction.detector import Detections
-from prediction.files import ResultFiles
+from prediction.files import ResultFiles, replacing
 
 
 def detections(*boxes):
@@ -44,3 +45,32 @@ def test_the_results_are_whole_files_even_where_the_run_stops_and_where_nothing_
         pass
     assert json.loads((tmp_path / "detections.json").read_text()) == []
     assert json.loads((tmp_path / "images.json").read_text())["images"] == []
+
+
+def test_tables_are_not_written_through_links_and_further_names(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("linked", "named"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "out" / "images.json").symlink_to(tmp_path / "linked")
+    os.link(tmp_path / "named", tmp_path / "out" / "detections.csv")
+    with ResultFiles(tmp_path / "out", ("dog",), (3,)):
+        pass
+    assert {(tmp_path / name).read_text() for name in ("linked", "named")} == {"mine"}
+    assert json.loads((tmp_path / "out" / "images.json").read_text())["images"] == []
+
+
+def test_a_table_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    (tmp_path / "a.txt").write_text("earlier")
+    with pytest.raises(OSError, match="full"), replacing(tmp_path / "a.txt") as file:
+        file.write(b"half")
+        raise OSError("full")
+    assert (tmp_path / "a.txt").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_file_names_of_any_bytes_are_in_every_table(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    with ResultFiles(tmp_path, ("dog",), (3,)) as files:
+        files.add(name, detections((1, 2, 11, 22)), name)
+    assert json.loads((tmp_path / "images.json").read_text())["images"][0]["file_name"] == name
+    with open(tmp_path / "detections.csv", newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["file"] == "caf\\udce9.jpg"

@@ -1,6 +1,8 @@
+import os
 import struct
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,3 +92,58 @@ def test_without_pyav_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MisconfigurationException, match=r'pip install "av>='):
         require()
+
+
+PLAYLISTS = {
+    "concat": "ffconcat version 1.0\nfile other.ts\n",
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n",
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_list_of_other_files_or_addresses_is_no_video(tmp_path, kind):
+    noise(tmp_path / "other.ts")
+    (tmp_path / "clip.mp4").write_text(PLAYLISTS[kind])
+    with pytest.raises(VideoError, match=r"clip\.mp4: cannot be opened as a video"):
+        VideoReader(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("folder", ["http:/127.0.0.1:9", "concat:a|b", "file:x", "pipe:0"])
+def test_a_file_is_a_file_whatever_its_name_looks_like(tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    path = Path(folder, "clip.mp4")
+    noise(tmp_path / "clip.mp4").rename(path)
+    with VideoReader(path) as video:
+        assert len(list(video)) == 40
+    write(Path(folder, "out.mp4"), frames=2)
+    assert Path(folder, "out.mp4").stat().st_size > 0
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    os.mkfifo(tmp_path / "clip.mp4")
+    with pytest.raises(VideoError, match="no such video file"):
+        VideoReader(tmp_path / "clip.mp4")
+
+
+def test_a_video_is_not_written_through_a_link_nor_left_half_where_no_frame_came(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "clip.mp4").symlink_to(tmp_path / "mine")
+    write(tmp_path / "clip.mp4", frames=2)
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "clip.mp4").is_symlink()
+    with pytest.raises(VideoError, match=r"none\.mp4: cannot be written"):
+        write(tmp_path / "none.mp4", frames=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "clip.mp4"}
+
+
+def test_a_video_that_breaks_in_its_first_frame_is_told(tmp_path, monkeypatch):
+    path = write(tmp_path / "clip.mp4", frames=3)
+
+    def fail(frame):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr("prediction.video._upright", fail)
+    with VideoReader(path) as video:
+        assert list(video) == [] and "too large" in video.error
