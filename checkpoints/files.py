@@ -123,8 +123,8 @@ def _read_legacy(path: Path) -> Any:
         run = DryRun(file.read(MAX_BYTES), check, size)
     for _ in range(5):
         run.next()
-    with io.BufferedReader(_Unnumbered(path)) as file:
-        return torch.load(file, map_location="cpu", weights_only=True)
+    with io.BufferedReader(_Unnumbered(path)) as unnumbered:
+        return torch.load(unnumbered, map_location="cpu", weights_only=True)
 
 
 class _Unnumbered(io.FileIO):
