@@ -20,7 +20,7 @@ from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.decoding import decoder_name
 from coco.findings import Findings, findings, findings_of_both
-from coco.names import look_alikes, shown, told_apart
+from coco.names import look_alikes, plain, shown, told_apart
 from coco.picture_files import files_alike, missing_pictures, pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
 from training.loader_watch import SteadyLoader, WatchedDataset
@@ -163,7 +163,7 @@ class COCODataModule(pl.LightningDataModule):
         self.check(stages, needs_boxes)
         if needs_boxes and self._replicas()[1] == 0:
             for line in self.oddities(stages):
-                print(f"warning: {line}", file=sys.stderr)
+                print(f"warning: {plain(line, lines=True)}", file=sys.stderr)
 
     def train_dataloader(self) -> DataLoader:
         annotations = self.train_annotations

@@ -14,6 +14,7 @@ from torch import Tensor
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
 from checkpoints.published import default_category_ids, to_ours
+from coco.names import plain
 from evaluation.metric import CocoMeanAveragePrecision
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
@@ -123,7 +124,7 @@ class SSDModule(pl.LightningModule):
             check_backbone(self.hparams.finetune_from, source, self.hparams.backbone)
             said = take_over(source, self)
             if self.trainer.is_global_zero:
-                print(f"fine-tuning from {self.hparams.finetune_from}: {said}")
+                print(plain(f"fine-tuning from {self.hparams.finetune_from}: {said}", lines=True))
         elif self.hparams.backbone_weights:
             self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
 

@@ -1,16 +1,20 @@
 """Checkpoint files as plain data: read safely, whatever their format; written durably."""
 
 import contextlib
+import io
 import os
 import pickle
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from checkpoints import archive
+from checkpoints.dry_run import MAX_BYTES, DryRun
+from checkpoints.stand_ins import NotPlain
 
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 
@@ -23,16 +27,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A local checkpoint file as plain data on the CPU; never runs code from the file.
 
     Raises:
+        CheckpointError: as `read_plain`, or holding no dict.
+    """
+    checkpoint = read_plain(path)
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, expected a checkpoint dict")
+    return checkpoint
+
+
+def read_plain(path: str | Path) -> Any:
+    """What a file of torch.save's holds, on the CPU: the one place where such files are opened.
+
+    What it holds is counted before it is unpacked (dry_run.py): time and memory are those of a file of its size.
+
+    Raises:
         CheckpointError: no such file, torn, no torch file, or holding more than plain data.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
-        _check_sums(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _read_zip(path) if _starts_with(path, archive.START) else _read_legacy(path)
     except pickle.UnpicklingError as error:
-        reason = re.split(r"[.\n]", str(error).replace("Weights only load failed.", "").strip())[0]
+        reason = re.split(r"[.\n] ?(?=[A-Z]|$)", str(error).replace("Weights only load failed.", "").strip())[0]
         raise CheckpointError(
             f"{path}: refused, since it is damaged or holds more than tensors and plain data ({reason}). "
             "Only plain-tensor checkpoints are opened, because others can run code."
@@ -41,9 +58,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a readable torch checkpoint, damaged or cut off ({str(error)[:200]})"
         ) from None
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, expected a checkpoint dict")
-    return checkpoint
 
 
 def is_published(checkpoint: dict[str, Any]) -> bool:
@@ -83,15 +97,46 @@ def remove_unfinished(directory: Path) -> None:
         rank_zero_info(f"{path}: removed, an unfinished checkpoint of a process that was killed")
 
 
-def _check_sums(path: Path) -> None:
-    """torch.load reads a tensor with flipped bits as if nothing were wrong; the file's checksums tell."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-            # A part marked as a directory torch would not read at all, and give what happens to be in the memory.
-            directories = [info.filename for info in file.infolist() if info.external_attr & 0x10]
-        if damaged or directories:
-            raise zipfile.BadZipFile(f"{damaged or directories[0]} was changed since it was written")
+def _read_zip(path: Path) -> Any:
+    """As torch.save writes since 1.6."""
+    data, storages = archive.read_archive(path, MAX_BYTES)
+
+    def check(key: str, length: int) -> None:
+        if storages.get(key) != length:
+            raise NotPlain(f"storage {key!r} of {length} bytes, which the file does not have")
+
+    DryRun(data, check, path.stat().st_size).next()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_legacy(path: Path) -> Any:
+    """As torch.save wrote before: a magic number, the protocol, the system, the content, storage keys; storages."""
+    size, claimed = path.stat().st_size, 0
+
+    def check(key: str, length: int) -> None:
+        nonlocal claimed
+        claimed += length
+        if claimed > size:  # torch makes all of them before it reads one
+            raise NotPlain(f"storages of {claimed} bytes in a file of {size}")
+
+    with open(path, "rb") as file:
+        run = DryRun(file.read(MAX_BYTES), check, size)
+    for _ in range(5):
+        run.next()
+    with io.BufferedReader(_Unnumbered(path)) as unnumbered:
+        return torch.load(unnumbered, map_location="cpu", weights_only=True)
+
+
+class _Unnumbered(io.FileIO):
+    """A file without a descriptor: in one with a descriptor torch looks for a tar file first, and unpacks it."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(start)) == start
 
 
 def _sync(path: Path) -> None:

@@ -22,7 +22,7 @@ from coco.annotations import AnnotationError, CocoAnnotations
 from coco.contact_sheet import contact_sheet
 from coco.figures import MIN_IOU, figures_table, split_figures
 from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
-from coco.names import look_alikes, told_apart
+from coco.names import look_alikes, plain, told_apart
 from coco.picture_files import files_alike, missing_pictures, open_pictures
 from evaluation.drawing import draw_detections
 from ssd.default_boxes import ssd300_default_boxes
@@ -97,15 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     report, read = check(splits, _best_iou(), args.fast, _show_progress)
     for split, figures in report.figures.items():
-        print("\n".join(figures_table(split, figures)), end="\n\n")
+        print(plain("\n".join(figures_table(split, figures)), lines=True), end="\n\n")
     for kind in ("notes", "problems"):
         for line in getattr(report, kind):
-            print(f"{kind.removesuffix('s')}: {line}")
+            print(f"{kind.removesuffix('s')}: {plain(line, lines=True)}")
     if read:
         _draw([(annotations, splits[split][0]) for split, annotations in read.items()], args.output)
     if args.json:
         content = {"usable": not report.problems, **vars(report)}
-        args.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
     if report.problems:
         print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1

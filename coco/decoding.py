@@ -2,7 +2,8 @@
 
 Policy for every file, whichever decoder reads it: pictures of every mode and depth become RGB as coco/picture_modes.py
 says; EXIF orientation is ignored in every format, as the published recipe and COCO's own tools do; of several frames
-the first is taken; more than twice Pillow's `Image.MAX_IMAGE_PIXELS` is refused before anything is decoded.
+the first is taken; more than twice Pillow's `Image.MAX_IMAGE_PIXELS` is refused before anything is decoded, as
+is what would take far longer than its size (coco/picture_limits.py).
 """
 
 import io
@@ -17,6 +18,7 @@ import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from coco.picture_limits import check_file_size, check_jpeg
 from coco.picture_modes import UPRIGHT, has_more_frames, orientation_of, stored_size, to_rgb
 
 try:
@@ -27,6 +29,7 @@ except ImportError:
 INPUT_SIZE = 300  # px, the side of the network's square input; every picture is resized to it
 # Formats of Pillow's that are decoded; not all, since for some (EPS) it would start another program on the file.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+JPEGS = ("JPEG", "MPO")  # as Pillow names them; an MPO is a JPEG with others behind it
 DECODERS = ("auto", "simplejpeg", "pillow")
 
 
@@ -137,7 +140,7 @@ def _decode_jpeg(file: BinaryIO, picture: Image.Image) -> np.ndarray | None:
     Pixels are Pillow's (the same library, the same settings). Where simplejpeg so much as warns, Pillow decides whether
     the file is good enough, so the same files are accepted.
     """
-    if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
+    if picture.format not in JPEGS or picture.mode not in ("RGB", "L"):
         return None
     file.seek(0)
     # A JPEG larger than its pixels has something else behind it, which need not be read.
@@ -156,8 +159,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         raise ImageError(f"{path}: no such image file")
     try:
         # From memory: there a reader cannot ask for more bytes than the file has, whatever its header claims.
+        check_file_size(os.path.getsize(path))
         file = io.BytesIO(Path(path).read_bytes())
         with Image.open(file, formats=FORMATS) as picture:
+            if picture.format in JPEGS:
+                check_jpeg(file.getvalue(), *picture.size)
             yield file, picture
     except (ImageError, MemoryError):
         raise

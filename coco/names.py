@@ -1,16 +1,60 @@
-"""Names of files and classes that look alike and are not: found, told apart in messages, made unique."""
+"""Names of files and classes are data: told apart where they look alike, made unique, and instructions in no output.
 
+Whoever made a data set or a checkpoint chose them. A terminal, a spreadsheet, Markdown and a file system each obey some
+characters: `plain`, `cell`, `markdown` and `for_file` are a name as each of them only shows it.
+"""
+
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
 
 EXAMPLES = 5
+# Control characters but \n and \t, what ends a line or turns its direction, and halves of characters.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_IN_FILE_NAMES = re.compile(rf'{_CONTROL.pattern}|[\n\t/\\\\:*?"<>|]')
+_MARKDOWN = re.compile(r"[\\`*_\[\]()<>#!|&~$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+
+
+def plain(text: str, lines: bool = False) -> str:
+    """The text without anything that a terminal obeys: such characters are written as in Python's strings.
+
+    Args:
+        lines: \\n and \\t stay.
+    """
+    text = _CONTROL.sub(lambda found: f"{found[0]!a}"[1:-1], text)
+    return text if lines else text.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV file: a text that a spreadsheet would compute begins with an apostrophe instead."""
+    if not isinstance(value, str):
+        return value
+    return f"'{plain(value)}" if _FORMULA.match(value) else plain(value)
+
+
+def markdown(text: str) -> str:
+    """The text within a line of Markdown, in which nothing is markup, a link or a picture."""
+    return _MARKDOWN.sub(r"\\\g<0>", plain(text))
+
+
+def markdown_picture(file: str) -> str:
+    return f"![]({quote(file)})"
+
+
+def for_file(name: str) -> str:
+    """The name as (part of) a file's name, on every file system and within its directory."""
+    return shortened(_NOT_IN_FILE_NAMES.sub("_", name))
 
 
 def shown(name: str) -> str:
     """The name for a message; with its code points where the letters alone do not say which name it is."""
-    plain = name.isascii() and name.isprintable() and name == " ".join(name.split())
-    return name if plain else f"{name} ({name!a})"
+    if name.isascii() and name.isprintable() and name == " ".join(name.split()):
+        return name
+    return f"{name} ({name!a})" if name == plain(name) else ascii(name)
 
 
 def likeness(name: str) -> str:
@@ -48,12 +92,12 @@ def repeated(names: Iterable[str]) -> list[list[str]]:
 
 
 def unique(name: str, tie: str, taken: set[str]) -> str:
-    """The name, or name_tie where it is taken, or one is that a file system may take for the same.
+    """The name as `for_file`, or name_tie where it is taken, or one is that a file system may take for the same.
 
     Args:
         tie: differs for each. taken: of the calls before, by likeness; the result is added.
     """
-    name = shortened(name)
+    name = for_file(name)
     if likeness(name) in taken:
         name = f"{name}_{tie}"
     while likeness(name) in taken:

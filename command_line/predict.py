@@ -16,6 +16,7 @@ from pathlib import Path
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.cores import default_workers
+from coco.names import plain
 from command_line.shared import with_home
 from prediction import video
 from prediction.detector import Detector
@@ -51,7 +52,7 @@ def predict(args: Sequence[str] | None = None) -> int:
         raise MisconfigurationException(f"--output {flags.output}: cannot write there ({error})") from None
     # Names may hold bytes, or letters, that the terminal's encoding has not.
     encoding = sys.stdout.encoding or "utf-8"
-    print(prediction.summary(found).encode(encoding, "backslashreplace").decode(encoding))
+    print(plain(prediction.summary(found), lines=True).encode(encoding, "backslashreplace").decode(encoding))
     return INCOMPLETE if prediction.problems else 0
 
 

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from checkpoints.files import CheckpointError
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
+from coco.names import plain
 from command_line.configs import with_config_paths
 from command_line.errors import user_message
 from command_line.moved_names import moved
@@ -136,14 +137,14 @@ def run(main: Callable[[], Any]) -> None:
         print(stop if isinstance(stop, Stopped) else "stopped by SIGINT", file=sys.stderr)
         sys.exit(128 + (stop.signum if isinstance(stop, Stopped) else signal.SIGINT))
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error), lines=True)}", file=sys.stderr)
         sys.exit(2)
     except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {plain(str(error), lines=True)}")
     except Exception as error:
         if (told := user_message(error)) is None:
             raise
-        sys.exit(f"error: {told}")
+        sys.exit(f"error: {plain(told, lines=True)}")
     sys.exit(status)
 
 

@@ -10,13 +10,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
+<<<<<<< HEAD
 from coco.lettering import drawable_names, font_files
 from coco.names import shortened
+=======
+from coco.lettering import drawable_names
+from coco.names import cell, for_file, markdown, markdown_picture, plain
+>>>>>>> h-hostile2
 from evaluation.drawing import draw_mistakes, open_image
 from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
 from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
 
 WORST_IMAGES = 12
+LABEL = 60  # characters of a class name in a plot
 SHOWN_SCORE = 0.3  # detections below it count as not made where the worst images are chosen and drawn
 # Okabe and Ito's colours, told apart by colour-blind eyes too.
 RIGHT, WRONG, PRECISION, RECALL = "#0072B2", "#D55E00", "#CC79A7", "#009E73"
@@ -45,6 +51,7 @@ def metrics_table(numbers: Mapping[str, float]) -> str:
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Per-class AP, best first."""
+    rows = [{**row, "name": plain(row["name"])} for row in rows]
     width = max([len("class"), *(len(row["name"]) for row in rows)])
     lines = [
         f"{row['name']:<{width}} {row['ground_truths']:>7} "
@@ -93,7 +100,7 @@ def _write_csv(path: Path, classes: Sequence[Mapping[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(classes[0]))
         writer.writeheader()
-        writer.writerows({key: "" if value == -1 else value for key, value in row.items()} for row in classes)
+        writer.writerows({key: "" if value == -1 else cell(value) for key, value in row.items()} for row in classes)
 
 
 def _write_detections(path: Path, metric: CocoMeanAveragePrecision) -> None:
@@ -123,15 +130,25 @@ def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitl
         for c in order:
             style = {"color": "0.75", "linewidth": 0.6}
             if c in named:
+<<<<<<< HEAD
                 name = names[measured[c]]
+=======
+                name = plain(metric.annotations.class_names[measured[c]])[:LABEL]
+>>>>>>> h-hostile2
                 style = {"linewidth": 1.1, "label": f"{average[c]:.3f}  {name}"}
             ax.plot(recall, curves[:, c], **style)
         if len(order):
             mean = curves.mean(axis=1)
             ax.plot(recall, mean, color="black", linewidth=3, label=f"{mean.mean():.3f}  mean of {len(order)} classes")
+<<<<<<< HEAD
             ax.legend(
                 title="AP" if len(named) == len(order) else "AP of the best and worst", prop=_letters(names), loc="best"
             )
+=======
+            title_of_legend = "AP" if len(named) == len(order) else "AP of the best and worst"
+            for text in ax.legend(title=title_of_legend, fontsize="small", loc="best").get_texts():
+                text.set_parse_math(False)  # a name with two dollars is no formula
+>>>>>>> h-hostile2
         ax.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     figure.suptitle(f"Precision and recall, {subtitle}")
     figure.savefig(path)
@@ -200,6 +217,7 @@ def _write_worst_images(
         old.unlink()
     counts = mistakes_per_image(annotations, detections, matches, shown_score)
     worst = [index for index in np.argsort(-counts, kind="stable")[:WORST_IMAGES] if counts[index]]
+    words = [markdown(name) for name in annotations.class_names]
     lines = [
         "# Images with most mistakes",
         "",
@@ -210,11 +228,17 @@ def _write_worst_images(
         i = int(np.searchsorted(annotations.image_ids, detections.image_ids[index]))
         path, picture = open_image(annotations, images, i)
         right, mistakes = image_mistakes(annotations, detections, matches, index, shown_score)
-        name = f"{place:02d}_{shortened(path.stem)}.png"
+        name = f"{place:02d}_{for_file(path.stem)}.png"
         draw_mistakes(picture, detections.boxes[right], mistakes, names).save(directory / name)
-        lines += ["", f"## {place}. {path.name} (image id {annotations.image_ids[i]})", "", f"![]({name})", ""]
+        lines += [
+            "",
+            f"## {place}. {markdown(path.name)} (image id {annotations.image_ids[i]})",
+            "",
+            markdown_picture(name),
+            "",
+        ]
         lines += [f"{len(right)} right, {len(mistakes)} mistakes:", ""]
-        lines += [f"{n}. {_in_words(m, annotations.class_names)}" for n, m in enumerate(mistakes, start=1)]
+        lines += [f"{n}. {_in_words(m, words)}" for n, m in enumerate(mistakes, start=1)]
     (directory / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

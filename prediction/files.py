@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from coco.names import cell
 from prediction.detector import Detections
 
 TABLES = ("detections.json", "images.json", "detections.csv")
@@ -46,7 +47,7 @@ class ResultFiles:
       [x, y, width, height] in pixels, score.
     - images.json: which image_id is which file (and frame of a video): COCO annotations without any object, so that
       `COCO("images.json").loadRes("detections.json")` works.
-    - detections.csv: the same for people: file, frame, class, score, x0, y0, x1, y1.
+    - detections.csv: the same for people: file, frame, class, score, x0, y0, x1, y1. Texts as coco.names.cell.
 
     Bytes of file names that are no UTF-8 are \\udc80 .. \\udcff in the JSON, which Python opens the file by, and so
     written out in the CSV.
@@ -91,6 +92,6 @@ class ResultFiles:
             bbox = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
             record = {"image_id": self.images, "category_id": category, "bbox": bbox, "score": score}
             self._results.write(("," if self.detections else "") + "\n" + json.dumps(record))
-            self._table.writerow((file, "" if frame is None else frame, name, score, *box))
+            self._table.writerow(map(cell, (file, "" if frame is None else frame, name, score, *box)))
             self.detections += 1
         self.images += 1

@@ -40,7 +40,7 @@ main() {
       echo "$name: unpacked before"
       continue
     fi
-    download "$mirror/$path" "$name" "$md5"
+    download "$mirror/$path" "$name" "$md5" "$megabytes"
     unpack "$name"
     touch ".$name.unpacked"
   done <<<"$archives"
@@ -79,9 +79,9 @@ megabytes_in() {
   echo $((kilobytes * 1024 / 1000000))
 }
 
-# download URL FILE MD5: the file under its name is whole; what has arrived of it is FILE.part.
+# download URL FILE MD5 MEGABYTES: the file under its name is whole; what has arrived of it is FILE.part.
 download() {
-  local url=$1 file=$2 md5=$3 delay=$first_delay attempt status code wrong=0
+  local url=$1 file=$2 md5=$3 most=$(($4 * 102 / 100 + 1)) delay=$first_delay attempt status code wrong=0
   if [[ -e $file ]]; then
     has_md5 "$file" "$md5" && { echo "$file: downloaded before"; return; }
     echo "$file: not the archive it should be, fetching it anew" >&2
@@ -91,8 +91,11 @@ download() {
     echo "$file: downloading$([[ -s $file.part ]] && echo ", $(($(wc -c <"$file.part"))) bytes are there")"
     status=0
     # No --retry: it would begin anew instead of going on. A minute at less than 1 kB/s counts as broken off.
-    code=$(curl --fail --location --continue-at - --output "$file.part" --progress-bar --write-out '%{http_code}' \
-      --connect-timeout 30 --speed-limit 1000 --speed-time 60 "$url") || status=$?
+    # ulimit (in kB; the write fails, if the signal is ignored) stops a server that sends on and on without a length.
+    code=$(trap '' XFSZ; ulimit -f $((most * 1000)) 2>/dev/null || true
+      curl --fail --location --proto-redir =http,https --max-redirs 5 --max-filesize "${most}000000" \
+        --continue-at - --output "$file.part" --progress-bar --write-out '%{http_code}' \
+        --connect-timeout 30 --speed-limit 1000 --speed-time 60 "$url") || status=$?
     if ((status == 0)) || [[ $code == 416 ]]; then # 416: there is nothing after what we have
       if has_md5 "$file.part" "$md5"; then
         mv -- "$file.part" "$file"
@@ -102,6 +105,13 @@ download() {
       ((++wrong < 2)) || fail "$url: twice not the file it should be (MD5 $md5). Try another mirror: COCO_MIRROR=URL"
       echo "$file: what came is not the file it should be (MD5 $md5), once more from the start" >&2
       continue
+    fi
+    case $status in
+      1 | 47) fail "$url: redirects to what is neither http nor https, or too often. Set COCO_MIRROR=URL" ;;
+    esac
+    if ((status == 63)) || { [[ -e $file.part ]] && (($(wc -c <"$file.part") >= most * 1000000)); }; then
+      rm -f -- "$file.part"
+      fail "$url: more than the $most MB that it may have. Set COCO_MIRROR=URL"
     fi
     if ((status == 33)); then # this server cannot send a part
       rm -f -- "$file.part"

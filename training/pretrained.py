@@ -1,12 +1,14 @@
 """ImageNet weights for the backbone: by torchvision's name for them, or from a local file."""
 
-import pickle
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 import torchvision
 from torch import Tensor
+
+from checkpoints.files import CheckpointError, read_plain
 
 
 class PretrainedWeightsError(RuntimeError):
@@ -36,26 +38,29 @@ def backbone_weights(backbone: str, weights: str) -> dict[str, Tensor]:
 
 
 def _download(weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        file = Path(urlsplit(weights.url).path).name
-        raise PretrainedWeightsError(
-            f"could not fetch {weights} from {weights.url} ({error}). Either copy that file to "
-            f"{Path(torch.hub.get_dir()) / 'checkpoints' / file}, or pass its path with --model.backbone_weights PATH, "
-            "or start from random weights with --model.backbone_weights null (slower to train, lower mAP)"
-        ) from None
+    """From torch.hub's cache, as torchvision itself; but read as every other file."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
+    if not path.exists():
+        start_of_hash = re.fullmatch(r".*-([0-9a-f]{8,})\.pth", path.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path), start_of_hash[1] if start_of_hash else None)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+            raise PretrainedWeightsError(
+                f"could not fetch {weights} from {weights.url} ({error}). Either copy that file to {path}, or pass its "
+                "path with --model.backbone_weights PATH, or start from random weights with "
+                "--model.backbone_weights null (slower to train, lower mAP)"
+            ) from None
+    return _read(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PretrainedWeightsError(f"backbone_weights: no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise PretrainedWeightsError(
-            f"backbone_weights: {path} is no plain torch state dict ({str(error)[:120]})"
-        ) from None
+        state = read_plain(path)
+    except CheckpointError as error:
+        raise PretrainedWeightsError(f"backbone_weights: {error}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise PretrainedWeightsError(f"backbone_weights: {path} holds no state dict of tensors")
     return state

@@ -1,8 +1,21 @@
+import re
 import unicodedata
 
 import pytest
 
-from coco.names import difference, look_alikes, repeated, shortened, shown, told_apart, unique
+from coco.names import (
+    cell,
+    difference,
+    for_file,
+    look_alikes,
+    markdown,
+    plain,
+    repeated,
+    shortened,
+    shown,
+    told_apart,
+    unique,
+)
 
 NFC = "café"
 NFD = unicodedata.normalize("NFD", NFC)
@@ -50,3 +63,38 @@ def test_long_names_are_cut_between_letters():
     assert cut == "é" * 100
     long = [unique("x" * 255, str(tie), taken) for taken in [set()] for tie in range(3)]
     assert len(set(long)) == 3 and max(map(len, long)) <= 210
+
+
+EVIL = "red\x1b]0;owned\x07\x1b[2J\u202egnp\u2066\ud800\x9b\r"
+
+
+def test_a_terminal_gets_nothing_to_obey_but_letters_of_every_language():
+    assert plain(EVIL).isprintable() and plain(EVIL).startswith("red\\x1b]0;owned\\x07\\x1b[2J\\u202egnp")
+    for name in ("traffic light", NFD, "犬 🐕\u200d🦺", "שלום\u200f", "C:\\x"):
+        assert plain(name) == name
+    assert plain("a\n\tb", lines=True) == "a\n\tb" and plain("a\nb") == "a\\nb"
+    assert "\x1b" not in shown(EVIL)
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "\uff1d1"])
+def test_a_spreadsheet_gets_no_formula(formula):
+    assert cell(formula).startswith("'")
+    assert cell("a=1") == "a=1" and cell(-1.5) == -1.5 and cell("") == "" and cell("犬") == "犬"
+
+
+@pytest.mark.parametrize(
+    "markup", ["![x](http://h/t.png)", "<img src=x>", "`a`", "**a**", "https://h", "www.h.org", "a|b", "&lt;", "a\n# b"]
+)
+def test_markdown_gets_no_markup(markup):
+    text = markdown(f"red {markup}")
+    assert "\n" not in text
+    live = re.sub(r"\\[!-/:-@\[-`{-~]", "", text)
+    assert not re.search(r"[`*_\[\]<>#!|&]|://|www\.", live)
+    assert markdown("traffic light 0001.jpg") == "traffic light 0001.jpg"
+
+
+def test_a_name_is_one_file_of_its_directory():
+    for name in ("../../etc/x", "a\\b", "c:d", "a\nb", EVIL, "\ud800"):
+        file = for_file(name)
+        assert file.isprintable() and not set(file) & set('/\\:*?"<>|') and file.encode()
+    assert unique("a/b", "1", set()) == "a_b" and for_file("traffic light.jpg") == "traffic light.jpg"

@@ -194,3 +194,25 @@ def test_the_metric_keeps_the_detections_until_it_is_reset(tmp_path):
     assert (np.diff(metric.detections.image_ids) > 0).all(), "in one order, whatever the order of the updates"
     metric.reset()
     assert metric.detections is None
+
+
+def test_names_are_data_in_every_file_of_a_report_and_in_its_tables(tmp_path):
+    path = write_truth(tmp_path, [(1, 1, (10, 10, 50, 50), 0), (1, 2, (90, 10, 50, 50), 0)])
+    truth = json.loads(path.read_text())
+    names = ("bill $5 \\unit $ =x", '=HYPERLINK("http://h/")![x](http://h/t.png)\x1b]0;owned\x07')
+    for category, name in zip(truth["categories"], names, strict=True):
+        category["name"] = name
+    (tmp_path / "1.jpg").rename(tmp_path / "![a](b)\x1b[2J.jpg")
+    truth["images"][0]["file_name"] = "![a](b)\x1b[2J.jpg"
+    path.write_text(json.dumps(truth))
+    metric, numbers = computed_metric(path, [found(1, 1, (10, 10, 50, 50), 0.9), found(1, 2, (150, 10, 9, 9), 0.8)])
+    facts = {"score_threshold": 0.05, "images": 1, "images_in_split": 1}
+    write_report(tmp_path / "report", metric, numbers, facts, tmp_path)
+    assert "\x1b" not in class_table(metric.per_class())
+    with open(tmp_path / "report" / "classes.csv", newline="", encoding="utf-8") as file:
+        cells = [row["name"] for row in csv.DictReader(file)]
+    assert cells[0] == names[0] and cells[1].startswith("'=HYPERLINK") and "\x1b" not in cells[1]
+    index = (tmp_path / "report" / "worst" / "index.md").read_text(encoding="utf-8")
+    assert "\x1b" not in index and "](http" not in index and "![a](" not in index
+    (picture,) = (tmp_path / "report" / "worst").glob("*.png")
+    assert picture.name.isprintable() and (tmp_path / "report" / "precision_recall.png").stat().st_size

@@ -1,5 +1,6 @@
 """scripts/download_dataset.sh against a server on this machine that fails in the ways servers do."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -39,6 +40,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, faults=(), ranges=True, served=None):
         self.faults, self.ranges, self.served = list(faults), ranges, served or FILES
+        self.sent = 0  # bytes of endless answers
         self.requests = []  # (path, first byte)
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -53,6 +55,18 @@ class Handler(BaseHTTPRequestHandler):
         data = b"another file" if fault == "wrong file" else server.served.get(path)
         if isinstance(fault, int) or data is None or (wanted and start >= len(data)):
             self.send_error(fault if isinstance(fault, int) else 404 if data is None else 416)
+            return
+        if fault in ("redirect to a file", "redirect for ever"):
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/hosts" if fault == "redirect to a file" else self.path)
+            self.end_headers()
+            return
+        if fault == "endless":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(50):
+                    server.sent += self.wfile.write(bytes(2**20))
             return
         self.send_response(206 if start else 200)
         if start:
@@ -162,6 +176,22 @@ def test_a_wrong_file_is_fetched_once_more_and_then_refused(server, tmp_path):
     done = download(other, server(["wrong file"] * 9))
     assert done.returncode == 1 and "twice not the file it should be" in done.stderr
     assert not (other / "val2017").exists()
+
+
+def test_a_server_that_sends_without_end_is_left(server, tmp_path):
+    mirror = server(["endless"])
+    done = download(tmp_path / "coco", mirror)
+    assert done.returncode == 1 and "more than the 2 MB that it may have" in done.stderr
+    assert not list((tmp_path / "coco").iterdir()) and len(mirror.requests) == 1
+    assert mirror.sent < 40 * 2**20
+
+
+@pytest.mark.parametrize("fault", ["redirect to a file", "redirect for ever"])
+def test_redirects_lead_to_http_alone_and_not_in_circles(server, tmp_path, fault):
+    mirror = server([fault] * 50)
+    done = download(tmp_path / "coco", mirror)
+    assert done.returncode == 1 and "neither http nor https, or too often" in done.stderr
+    assert not list((tmp_path / "coco").iterdir()) and len(mirror.requests) <= 6
 
 
 def test_a_damaged_archive_that_is_there_is_fetched_anew(server, tmp_path):

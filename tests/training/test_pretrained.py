@@ -1,3 +1,5 @@
+import zipfile
+
 import pytest
 import torch
 import torchvision
@@ -37,3 +39,15 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "x.pth")
     with pytest.raises(PretrainedWeightsError, match=r"x\.pth holds no state dict"):
         backbone_weights("resnet18", str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("where", ["a file", "torch.hub's cache"])
+def test_weights_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch, where):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    path = tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02cbuiltins\nbytearray\nK\x07\x85R.")
+    with pytest.raises(PretrainedWeightsError, match=r"resnet18-.*\.pth: refused.*bytearray"):
+        backbone_weights("resnet18", str(path) if where == "a file" else weights.name)
