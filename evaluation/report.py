@@ -10,13 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-<<<<<<< HEAD
 from coco.lettering import drawable_names, font_files
-from coco.names import shortened
-=======
-from coco.lettering import drawable_names
 from coco.names import cell, for_file, markdown, markdown_picture, plain
->>>>>>> h-hostile2
 from evaluation.drawing import draw_mistakes, open_image
 from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
 from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
@@ -130,25 +125,15 @@ def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitl
         for c in order:
             style = {"color": "0.75", "linewidth": 0.6}
             if c in named:
-<<<<<<< HEAD
-                name = names[measured[c]]
-=======
-                name = plain(metric.annotations.class_names[measured[c]])[:LABEL]
->>>>>>> h-hostile2
+                name = plain(names[measured[c]])[:LABEL]
                 style = {"linewidth": 1.1, "label": f"{average[c]:.3f}  {name}"}
             ax.plot(recall, curves[:, c], **style)
         if len(order):
             mean = curves.mean(axis=1)
             ax.plot(recall, mean, color="black", linewidth=3, label=f"{mean.mean():.3f}  mean of {len(order)} classes")
-<<<<<<< HEAD
-            ax.legend(
-                title="AP" if len(named) == len(order) else "AP of the best and worst", prop=_letters(names), loc="best"
-            )
-=======
             title_of_legend = "AP" if len(named) == len(order) else "AP of the best and worst"
-            for text in ax.legend(title=title_of_legend, fontsize="small", loc="best").get_texts():
+            for text in ax.legend(title=title_of_legend, prop=_letters(names), loc="best").get_texts():
                 text.set_parse_math(False)  # a name with two dollars is no formula
->>>>>>> h-hostile2
         ax.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     figure.suptitle(f"Precision and recall, {subtitle}")
     figure.savefig(path)
