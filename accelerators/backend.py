@@ -34,7 +34,7 @@ def is_installed() -> bool:
 
 def device_module() -> Any:
     """`torch.mlu`, which `import torch_mlu` puts there and torch's annotations do not know."""
-    return vars(torch)["mlu"]
+    return getattr(torch, "mlu")  # noqa: B009
 
 
 def load() -> ModuleType:

@@ -70,6 +70,7 @@ class VideoReader:
             self._open = opened.pop_all()
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
+        # FFmpeg gives every stream a time base; PyAV's type says None, too, which stands for one that is not opened.
         self.time_base: Fraction = self._stream.time_base or Fraction(1, 1000)
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.length = self._stated_length()  # frames, as the file says; None where it does not

@@ -22,13 +22,13 @@ class RecipeSchedule(LambdaLR):
         milestones: Sequence[int],
         gamma: float,
     ) -> None:
+        if milestones and steps_per_epoch is None:
+            raise ValueError(f"milestones {list(milestones)} are epochs: give steps_per_epoch to place them")
         self.steps_per_epoch = steps_per_epoch
 
         def factor(step: int) -> float:
             warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
-            if steps_per_epoch is None:
-                return warmup
-            return warmup * gamma ** sum(step >= epoch * steps_per_epoch for epoch in milestones)
+            return warmup * gamma ** sum(step >= epoch * (steps_per_epoch or 0) for epoch in milestones)
 
         super().__init__(optimizer, factor)
 
