@@ -91,10 +91,24 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Deletes what killed processes left half written."""
+    """Deletes what killed processes left half written; what a living one writes stays."""
     for path in directory.glob(f".*{UNFINISHED}"):
+        if _is_alive(path.name.removesuffix(UNFINISHED).rpartition(".")[2]):
+            continue
         path.unlink(missing_ok=True)
         rank_zero_info(f"{path}: removed, an unfinished checkpoint of a process that was killed")
+
+
+def _is_alive(pid: str) -> bool:
+    if not pid.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read_zip(path: Path) -> Any:

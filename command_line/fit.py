@@ -16,6 +16,7 @@ from command_line.streams import say
 from evaluation.report import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
+from training.run_directory import held
 
 
 def train(
@@ -38,6 +39,14 @@ def train(
         if cli.trainer.is_global_zero:
             print(told)
         return cli.trainer
+    if cli.is_trial:
+        _fit(cli)
+        return cli.trainer
+    with held(cli.run_dir):
+        return _run(cli)
+
+
+def _run(cli: FitCLI) -> pl.Trainer:
     cli.save_config()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}", flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -30,6 +30,7 @@ from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
 from training.pictures import ClassPrecision, TensorBoardPictures
 from training.random_states import RandomStates
 from training.ranges import Range, out_of_range
+from training.run_checkpoints import run_checkpoints
 from training.run_directory import claim_run_directory
 from training.run_record import write_run_record
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
@@ -95,7 +96,10 @@ class FitCLI(ScriptCLI):
         if self.config.model.finetune_from and not self.ckpt_path:
             source = self.config.model.finetune_from
             check_backbone(source, load_module(source), self.config.model.backbone)
-        self.run_dir = claim_run_directory(self.config.run_dir, resumes=self.ckpt_path is not None)
+        # Lightning's trial of a few batches leaves nothing behind.
+        self.is_trial = bool(self.config.trainer.fast_dev_run)
+        trial = self.config.run_dir or Path("runs")
+        self.run_dir = trial if self.is_trial else claim_run_directory(self.config.run_dir, self.ckpt_path is not None)
 
     def _check_settings(self) -> None:
         check_trainer_flags(self.config.trainer, fits=self.trains)
@@ -112,11 +116,15 @@ class FitCLI(ScriptCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
+        if self.is_trial:
+            trainer |= {"enable_checkpointing": False, "logger": False}
         callbacks = [*listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
         if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if trainer["enable_checkpointing"] is not False:
-            callbacks += _checkpoints(self.run_dir / "checkpoints", self.config)
+            directory = self.run_dir / "checkpoints"
+            callbacks += run_checkpoints(directory, self.config.keep_epochs)
+            callbacks.append(LastCheckpoint(directory, self.config.save_every_n_steps, self.config.save_every_minutes))
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         trainer["callbacks"] = callbacks
@@ -127,7 +135,7 @@ class FitCLI(ScriptCLI):
                 CSVLogger(self.run_dir / "logs", name="csv", flush_logs_every_n_steps=1),
                 *self.more_loggers,
             ]
-        trainer["default_root_dir"] = str(self.run_dir)
+        trainer["default_root_dir"] = None if self.is_trial else str(self.run_dir)
         plugins = listed(trainer["plugins"])
         own = [] if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [DurableCheckpointIO()]
         trainer["plugins"] = [*plugins, *own]
@@ -181,19 +189,4 @@ def _watchers(config: Any) -> list[pl.Callback]:
         ClassPrecision(),
         TensorBoardPictures(),
         RandomStates(),
-    ]
-
-
-def _checkpoints(directory: Path, config: Any) -> list[pl.Callback]:
-    return [
-        ModelCheckpoint(directory, "best", monitor="mAP", mode="max", enable_version_counter=False),
-        ModelCheckpoint(
-            directory,
-            "epoch{epoch:03d}",
-            auto_insert_metric_name=False,
-            save_top_k=-1 if config.keep_epochs else 0,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-        LastCheckpoint(directory, config.save_every_n_steps, config.save_every_minutes),
     ]

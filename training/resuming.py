@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from checkpoints.files import CheckpointError
 from checkpoints.progress import is_left_to_validate, reopen_epoch
 from training.position import Geometry, Position, epoch_was_cut, geometry, translate
+from training.run_checkpoints import find_states
 from training.schedule import RecipeSchedule
 from training.what_changed import changed_settings, changed_validation, made_with, take_settings
 
@@ -37,6 +38,7 @@ class Resume(pl.Callback):
             return
         self._checkpoint = checkpoint
         pl_module.numbers = dict(checkpoint.get("last_validation", {}))
+        find_states(trainer.callbacks, checkpoint.get("callbacks", {}))
         if trainer.datamodule is not None:
             self._place(trainer, checkpoint, checkpoint.get(type(trainer.datamodule).__qualname__))
 

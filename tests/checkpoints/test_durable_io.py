@@ -1,5 +1,8 @@
 """Checkpoints are whole or not there, and the step after a save cannot reach into it."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -50,9 +53,12 @@ def test_the_next_save_tells_of_the_failure_before(tmp_path):
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     write_durably({}, tmp_path / "last.ckpt")
-    (tmp_path / ".last.ckpt.123.unfinished").write_bytes(b"half")
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (tmp_path / f".last.ckpt.{killed.pid}.unfinished").write_bytes(b"half")
+    (tmp_path / f".best.ckpt.{os.getpid()}.unfinished").write_bytes(b"being written")
     remove_unfinished(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", f".best.ckpt.{os.getpid()}.unfinished"}
 
 
 def test_removing_a_checkpoint_waits_for_the_one_that_replaces_it(tmp_path):
