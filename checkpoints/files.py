@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,16 @@ def read_plain(path: str | Path) -> Any:
     Raises:
         CheckpointError: no such file, torn, no torch file, or holding more than plain data.
     """
-    path = Path(path)
+    return _read(Path(path), whole=True)
+
+
+def _read(path: Path, whole: bool) -> Any:
+    """What a file holds; if not `whole`, with stand-ins (stand_ins.py) for its tensors, which are not read."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
-        return _read_zip(path) if _starts_with(path, archive.START) else _read_legacy(path)
+        outline, load = _look_through(path)
+        return load() if whole else outline
     except pickle.UnpicklingError as error:
         reason = re.split(r"[.\n] ?(?=[A-Z]|$)", str(error).replace("Weights only load failed.", "").strip())[0]
         raise CheckpointError(
@@ -58,6 +64,17 @@ def read_plain(path: str | Path) -> Any:
         raise CheckpointError(
             f"{path}: not a readable torch checkpoint, damaged or cut off ({str(error)[:200]})"
         ) from None
+
+
+def read_step(path: str | Path) -> int:
+    """The optimiser step that a Lightning checkpoint is of, without its tensors; -1 where the file does not say.
+
+    Raises:
+        CheckpointError: as `read_plain`.
+    """
+    outline = _read(Path(path), whole=False)
+    step = outline.get("global_step") if isinstance(outline, dict) else None
+    return step if isinstance(step, int) else -1
 
 
 def is_published(checkpoint: dict[str, Any]) -> bool:
@@ -111,7 +128,12 @@ def _is_alive(pid: str) -> bool:
     return True
 
 
-def _read_zip(path: Path) -> Any:
+def _look_through(path: Path) -> tuple[Any, Callable[[], Any]]:
+    """A file's content with stand-ins for its tensors, and what reads all of it."""
+    return _look_through_zip(path) if _starts_with(path, archive.START) else _look_through_legacy(path)
+
+
+def _look_through_zip(path: Path) -> tuple[Any, Callable[[], Any]]:
     """As torch.save writes since 1.6."""
     data, storages = archive.read_archive(path, MAX_BYTES)
 
@@ -119,11 +141,11 @@ def _read_zip(path: Path) -> Any:
         if storages.get(key) != length:
             raise NotPlain(f"storage {key!r} of {length} bytes, which the file does not have")
 
-    DryRun(data, check, path.stat().st_size).next()
-    return torch.load(path, map_location="cpu", weights_only=True)
+    outline = DryRun(data, check, path.stat().st_size).next()
+    return outline, lambda: torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_legacy(path: Path) -> Any:
+def _look_through_legacy(path: Path) -> tuple[Any, Callable[[], Any]]:
     """As torch.save wrote before: a magic number, the protocol, the system, the content, storage keys; storages."""
     size, claimed = path.stat().st_size, 0
 
@@ -135,10 +157,13 @@ def _read_legacy(path: Path) -> Any:
 
     with open(path, "rb") as file:
         run = DryRun(file.read(MAX_BYTES), check, size)
-    for _ in range(5):
-        run.next()
-    with io.BufferedReader(_Unnumbered(path)) as unnumbered:
-        return torch.load(unnumbered, map_location="cpu", weights_only=True)
+    _, _, _, outline, _ = (run.next() for _ in range(5))
+
+    def load() -> Any:
+        with io.BufferedReader(_Unnumbered(path)) as unnumbered:
+            return torch.load(unnumbered, map_location="cpu", weights_only=True)
+
+    return outline, load
 
 
 class _Unnumbered(io.FileIO):

@@ -1,11 +1,12 @@
 """Which checkpoint a run goes on from: what `--ckpt_path` means."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from checkpoints.files import CheckpointError, is_published, read_checkpoint
+from checkpoints.files import CheckpointError, is_published, read_checkpoint, read_step
 from checkpoints.finite import check_finite
 from checkpoints.published import missing_for_training
 
@@ -14,8 +15,9 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
     """What `--ckpt_path` means: a path; `last`, the newest readable checkpoint of the run directory; `auto`, the same,
     or None for a fresh start where there is none yet. None means None.
 
-    Those of an epoch and the best one are for when no state to resume from (last.ckpt, SLURM's) can be read: at the end
-    of an epoch they are newer for a moment, but the run that was killed then had not logged its numbers yet.
+    The newest is that of the latest optimiser step; times change when files are copied. Of several of one step those
+    that are there to resume from (last.ckpt, SLURM's) come first: another may have been saved after a validation whose
+    numbers were not logged yet.
 
     Raises:
         CheckpointError: nothing there to resume from, with what was found instead.
@@ -41,11 +43,13 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
     if run_dir is None:
         raise CheckpointError(f"--ckpt_path {ckpt_path} looks in a run directory: give it with --run_dir DIR")
     found = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]  # the latter by SLURM requeue
-    for path in sorted(found, key=lambda path: (_is_to_resume(path), path.stat().st_mtime_ns), reverse=True):
+    for step, _, _, path in sorted(map(_age, found), reverse=True):
         try:
             checkpoint = read_checkpoint(path)
             check_finite(checkpoint, path)
             if _can_go_on(checkpoint):
+                at = f", after optimiser step {step}" if step >= 0 else ""
+                rank_zero_info(f"--ckpt_path {ckpt_path}: {path}{at}, is the newest of {len(found)}")
                 return path
             reason = "holds no run to resume"
         except CheckpointError as error:
@@ -62,8 +66,13 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
     )
 
 
-def _is_to_resume(path: Path) -> bool:
-    return path.name == "last.ckpt" or path.name.startswith("hpc_ckpt_")
+def _age(path: Path) -> tuple[int, bool, int, Path]:
+    """Greater for what to resume from rather; one that cannot be read comes first, to be told of."""
+    try:
+        step = read_step(path)
+    except CheckpointError:
+        step = sys.maxsize
+    return step, path.name == "last.ckpt" or path.name.startswith("hpc_ckpt_"), path.stat().st_mtime_ns, path
 
 
 def _can_go_on(checkpoint: dict[str, Any]) -> bool:

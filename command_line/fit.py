@@ -16,6 +16,7 @@ from command_line.streams import say
 from evaluation.report import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
+from training.run_checkpoints import what_is_kept
 from training.run_directory import held
 
 
@@ -49,7 +50,11 @@ def train(
 def _run(cli: FitCLI) -> pl.Trainer:
     cli.save_config()
     if cli.trainer.is_global_zero:
-        print(f"run directory: {cli.run_dir}", flush=True)
+        print(f"run directory: {cli.run_dir}")
+        if cli.trainer.checkpoint_callbacks:
+            kept = what_is_kept(cli.model, cli.config.keep_epochs, cli.trainer.max_epochs)
+            print(f"checkpoints: {kept}")
+        sys.stdout.flush()
     try:
         _fit(cli)
     except Preempted as stop:

@@ -41,6 +41,7 @@ RANGES = {
     "save_every_minutes": Range(0, above=True),
     "max_skipped_steps": Range(0, whole=True),
     "stall_seconds": Range(0, above=True),
+    "keep_epochs": Range(0, whole=True),
 }
 
 
@@ -76,7 +77,8 @@ class FitCLI(ScriptCLI):
         add("--max_skipped_steps", type=int, default=0, help=skipped)
         stall = "Report the pictures being read when no batch has come for so long; null: never."
         add("--stall_seconds", type=float | None, default=60.0, help=stall)
-        add("--keep_epochs", type=bool, default=True, help="Keep every epoch's checkpoint beside best and last.")
+        kept = "Keep the checkpoint of every K-th epoch beside best and last; true: of every epoch, false: of none."
+        add("--keep_epochs", type=bool | int, default=10, help=kept)
         parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
@@ -103,7 +105,8 @@ class FitCLI(ScriptCLI):
 
     def _check_settings(self) -> None:
         check_trainer_flags(self.config.trainer, fits=self.trains)
-        if told := out_of_range(self.config.as_dict(), RANGES, "--"):
+        numbers = {**self.config.as_dict(), "keep_epochs": int(self.config.keep_epochs)}
+        if told := out_of_range(numbers, RANGES, "--"):
             raise MisconfigurationException(told)
         if self.trains:
             check_training_precision(self.config.trainer.precision)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -21,21 +22,45 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        return f"{self.older_state_key} of the run: {self.name}"
+        return f"ModelCheckpoint of the run: {self.name}" + (f" by {self.monitor}" if self.monitor else "")
 
     @property
     def older_state_key(self) -> str:
-        """Under which runs of before it had a key of its own saved its state."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+        """Lightning's own, under which runs of before saved the state."""
+        when = {"every_n_train_steps": 0, "every_n_epochs": 1, "train_time_interval": None}
+        return f"ModelCheckpoint{ {'monitor': self.monitor, 'mode': self.mode, **when} }"
 
 
-def run_checkpoints(directory: Path, keep_epochs: bool) -> list[pl.Callback]:
-    """`best.ckpt` by mAP and, if they are kept, the checkpoint of every epoch."""
-    every_epoch = {"save_top_k": -1 if keep_epochs else 0, "save_on_train_epoch_end": True}
+def run_checkpoints(directory: Path, keep_epochs: int) -> list[pl.Callback]:
+    """`best.ckpt` by mAP and the checkpoint of every `keep_epochs`-th epoch; 0: of none."""
+    kept = {"save_top_k": -1 if keep_epochs else 0, "every_n_epochs": int(keep_epochs) or 1}
     return [
         RunCheckpoint(directory, "best", monitor="mAP", mode="max"),
-        RunCheckpoint(directory, "epoch{epoch:03d}", auto_insert_metric_name=False, **every_epoch),
+        RunCheckpoint(
+            directory, "epoch{epoch:03d}", auto_insert_metric_name=False, save_on_train_epoch_end=True, **kept
+        ),
     ]
+
+
+def what_is_kept(model: torch.nn.Module, keep_epochs: int, max_epochs: int | None) -> str:
+    """Which checkpoints a run keeps, and what they take on the disk, in words.
+
+    Args:
+        max_epochs: None or -1 where the run is not bounded by epochs.
+    """
+    # What SGD keeps beside the weights: the momentum of each.
+    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.parameters(), *model.buffers()))
+    megabytes = f"{size / 1e6:.0f} MB"
+    if not keep_epochs:
+        return f"best and last, about {megabytes} each (--keep_epochs K also keeps every K-th epoch)"
+    ordinal = {1: "every epoch", 2: "every second epoch", 3: "every third epoch"}
+    words = (
+        f"best, last and {ordinal.get(int(keep_epochs), f'every {int(keep_epochs)}th epoch')}, about {megabytes} each"
+    )
+    if max_epochs is None or max_epochs < 0:
+        return words
+    count = 2 + max_epochs // int(keep_epochs)
+    return f"{words}, {count * size / 1e9:.1f} GB in all (--keep_epochs)"
 
 
 def find_states(callbacks: Iterable[pl.Callback], states: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from checkpoints.files import CheckpointError, read_checkpoint
+from checkpoints.files import CheckpointError, read_checkpoint, read_step
 from checkpoints.finding import resume_path
 
 STATE = {"state_dict": {}, "optimizer_states": []}
@@ -40,6 +40,31 @@ def test_a_torn_last_checkpoint_is_passed_over_and_said_so(run_dir):
 def test_the_state_to_resume_comes_before_newer_checkpoints_of_an_epoch(run_dir):
     torch.save(STATE, run_dir / "checkpoints" / "best.ckpt")
     assert resume_path("auto", run_dir) == run_dir / "checkpoints" / "last.ckpt"
+
+
+def test_the_newest_is_that_of_the_latest_step_whatever_the_times_say(run_dir, caplog):
+    for step, name in ((8, "epoch000.ckpt"), (6, "last.ckpt"), (8, "best.ckpt")):
+        torch.save({**STATE, "global_step": step}, run_dir / "checkpoints" / name)
+        os.utime(run_dir / "checkpoints" / name, (1e9 - step, 1e9 - step))
+    os.utime(run_dir / "checkpoints" / "best.ckpt", (1e9 - 100, 1e9 - 100))
+    with caplog.at_level("INFO"):
+        assert resume_path("last", run_dir) == run_dir / "checkpoints" / "epoch000.ckpt"
+    assert "epoch000.ckpt, after optimiser step 8, is the newest of 3" in caplog.text
+    torch.save({**STATE, "global_step": 8}, run_dir / "checkpoints" / "last.ckpt")
+    os.utime(run_dir / "checkpoints" / "last.ckpt", (0, 0))
+    assert resume_path("auto", run_dir) == run_dir / "checkpoints" / "last.ckpt", "of one step the state to resume"
+
+
+def test_the_step_of_a_checkpoint_is_read_without_its_tensors(tmp_path, monkeypatch):
+    for legacy in (False, True):
+        path = tmp_path / f"{legacy}.ckpt"
+        content = {"global_step": 7, "state_dict": {"weight": torch.zeros(9)}}
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "load", None)
+            assert read_step(path) == 7
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    assert read_step(tmp_path / "other.pt") == -1
 
 
 @pytest.mark.parametrize("flags", [0x10, 0x00])

@@ -37,7 +37,7 @@ def arguments(data, run_dir, *more):
 def trained(sample, tmp_path_factory):
     """A run of two epochs of 5 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
-    trainer = train(arguments(sample, run_dir, "--max_epochs", "2"))
+    trainer = train(arguments(sample, run_dir, "--max_epochs", "2", "--keep_epochs", "true"))
     return run_dir, trainer
 
 

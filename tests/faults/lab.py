@@ -100,6 +100,7 @@ class Lab:
         return [
             *("--accelerator", "cpu", "--data_root", str(self.data), "--deterministic", "true", "--batch_size", "2"),
             *("--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "2"),
+            *("--keep_epochs", "true"),
             *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"),
             *("--trainer.num_sanity_val_steps", "0", "--max_epochs", str(self.epochs), "--save_every_n_steps", "1"),
             *("--trainer.callbacks+=tests.faults.places.InValidation", *more),

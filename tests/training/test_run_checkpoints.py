@@ -1,5 +1,6 @@
 """The best checkpoint of a run that was moved, and ModelCheckpoints of the user's beside the run's own."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def test_a_run_that_was_moved_or_copied_keeps_its_best(sample, tmp_path, worse_e
     assert float(best.best_model_score) == 0.5
     assert best.best_model_path == str(tmp_path / "new" / "checkpoints" / "best.ckpt")
     assert torch.load(best.best_model_path, weights_only=True)["global_step"] == 2, "of the first epoch"
+
+
+def test_every_kth_epoch_is_kept_and_what_is_kept_is_said(sample, tmp_path, capsys):
+    train(arguments(sample, tmp_path / "run", "--max_epochs", "3", "--keep_epochs", "2"))
+    kept = {path.name: path.stat().st_size for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert set(kept) == {"best.ckpt", "last.ckpt", "epoch001.ckpt"}
+    said = re.search(
+        r"checkpoints: best, last and every second epoch, about (\d+) MB each, (.*) GB", capsys.readouterr().out
+    )
+    assert said is not None and 1e6 * int(said[1]) == pytest.approx(kept["last.ckpt"], rel=0.02)
+    assert 1e9 * float(said[2]) == pytest.approx(sum(kept.values()), abs=0.06e9)
 
 
 def test_a_best_file_that_did_not_come_along_is_none(tmp_path):
