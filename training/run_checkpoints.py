@@ -22,7 +22,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        return f"ModelCheckpoint of the run: {self.name}" + (f" by {self.monitor}" if self.monitor else "")
+        return f"ModelCheckpoint of the run: {self.name}" + (f" by {self.monitor!r}" if self.monitor else "")
 
     @property
     def older_state_key(self) -> str:
