@@ -1,6 +1,5 @@
 """Checkpoint files as plain data: read safely, whatever their format; written durably."""
 
-import contextlib
 import io
 import os
 import pickle
@@ -15,6 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from checkpoints import archive
 from checkpoints.dry_run import MAX_BYTES, DryRun
 from checkpoints.stand_ins import NotPlain
+from coco.whole_files import renamed_when_whole
 
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 
@@ -74,14 +74,9 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, unfinished)
-        _sync(unfinished)
-        os.replace(unfinished, path)
-        with contextlib.suppress(OSError):  # some network file systems have no sync of a directory
-            _sync(path.parent)  # the rename itself
+        with renamed_when_whole(path, unfinished):
+            torch.save(checkpoint, unfinished)
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError for a full disk
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         free = _free_megabytes(path.parent)
         raise CheckpointError(
             f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}; {free} MB free). "
@@ -137,15 +132,6 @@ class _Unnumbered(io.FileIO):
 def _starts_with(path: Path, start: bytes) -> bool:
     with open(path, "rb") as file:
         return file.read(len(start)) == start
-
-
-def _sync(path: Path) -> None:
-    # Windows syncs only what may be written, and no directory; elsewhere a directory opens for reading only.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free_megabytes(directory: Path) -> str:

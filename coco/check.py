@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.contact_sheet import contact_sheet
@@ -24,6 +25,7 @@ from coco.figures import MIN_IOU, figures_table, split_figures
 from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
 from coco.names import look_alikes, plain, told_apart
 from coco.picture_files import files_alike, missing_pictures, open_pictures
+from coco.whole_files import replacing, write_text
 from evaluation.drawing import draw_detections
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.matching import best_iou
@@ -105,9 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _draw([(annotations, splits[split][0]) for split, annotations in read.items()], args.output)
     if args.json:
         content = {"usable": not report.problems, **vars(report)}
-        args.json.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-        )
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_text(args.json, text, follow=True, errors="backslashreplace")
     if report.problems:
         print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1
@@ -137,7 +138,8 @@ def _make_room_for(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    # A new file is written beside its place.
+    if not os.access(path.resolve().parent if path.is_file() or not path.exists() else path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -247,7 +249,8 @@ def _draw(splits: Sequence[tuple[CocoAnnotations, Path]], output: Path) -> None:
         splits,
         lambda picture, boxes, labels, crowds, names: draw_detections(picture, boxes, labels, None, names, crowds),
     )
-    sheet.save(output)
+    with replacing(output, follow=True) as file:
+        sheet.save(file, format=Image.registered_extensions()[output.suffix.lower()])
     print(f"contact sheet (thin white: crowds): {output}")
 
 
