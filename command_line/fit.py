@@ -38,7 +38,7 @@ def train(
         if cli.trainer.is_global_zero:
             print(told)
         return cli.trainer
-    cli.save_config()
+    cli.make_run_directory()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}", flush=True)
     try:
