@@ -103,12 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind in ("notes", "problems"):
         for line in getattr(report, kind):
             print(f"{kind.removesuffix('s')}: {plain(line, lines=True)}")
-    if read:
-        _draw([(annotations, splits[split][0]) for split, annotations in read.items()], args.output)
-    if args.json:
-        content = {"usable": not report.problems, **vars(report)}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_text(args.json, text, follow=True, errors="backslashreplace")
+    try:
+        _write(report, [(annotations, splits[split][0]) for split, annotations in read.items()], args)
+    except OSError as error:
+        sys.exit(f"coco.check: the report cannot be written ({error.strerror})")
     if report.problems:
         print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1
@@ -242,6 +240,14 @@ def _show_progress(split: str, done: int, total: int) -> None:
 def _best_iou() -> BestIou:
     default_boxes = ssd300_default_boxes()
     return lambda boxes: best_iou(torch.from_numpy(boxes), default_boxes).numpy()
+
+
+def _write(report: Report, splits: Sequence[tuple[CocoAnnotations, Path]], args: argparse.Namespace) -> None:
+    if splits:
+        _draw(splits, args.output)
+    if args.json:
+        text = json.dumps({"usable": not report.problems, **vars(report)}, indent=2, ensure_ascii=False)
+        write_text(args.json, f"{text}\n", follow=True, errors="backslashreplace")
 
 
 def _draw(splits: Sequence[tuple[CocoAnnotations, Path]], output: Path) -> None:

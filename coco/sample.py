@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = write_sample(
             args.directory, args.train, args.val, args.seed, progress=lambda line: print(line, file=sys.stderr)
         )
-    except (FileExistsError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"coco.sample: {error}") from None
     written = summary.pop("written")
     print(f"Wrote the sample to {args.directory}:" if written else f"{args.directory} already holds this sample:")
