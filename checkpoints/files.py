@@ -1,6 +1,5 @@
 """Checkpoint files as plain data: read safely, whatever their format; written durably."""
 
-import contextlib
 import io
 import os
 import pickle
@@ -16,6 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from checkpoints import archive
 from checkpoints.dry_run import MAX_BYTES, DryRun
 from checkpoints.stand_ins import NotPlain
+from coco.whole_files import is_alive, renamed_when_whole
 
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 
@@ -91,14 +91,9 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, unfinished)
-        _sync(unfinished)
-        os.replace(unfinished, path)
-        with contextlib.suppress(OSError):  # some network file systems have no sync of a directory
-            _sync(path.parent)  # the rename itself
+        with renamed_when_whole(path, unfinished):
+            torch.save(checkpoint, unfinished)
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError for a full disk
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         free = _free_megabytes(path.parent)
         raise CheckpointError(
             f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}; {free} MB free). "
@@ -110,22 +105,10 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
 def remove_unfinished(directory: Path) -> None:
     """Deletes what killed processes left half written; what a living one writes stays."""
     for path in directory.glob(f".*{UNFINISHED}"):
-        if _is_alive(path.name.removesuffix(UNFINISHED).rpartition(".")[2]):
+        if is_alive(path.name.removesuffix(UNFINISHED).rpartition(".")[2]):
             continue
         path.unlink(missing_ok=True)
         rank_zero_info(f"{path}: removed, an unfinished checkpoint of a process that was killed")
-
-
-def _is_alive(pid: str) -> bool:
-    if not pid.isdigit() or os.name != "posix":
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _look_through(path: Path) -> tuple[Any, Callable[[], Any]]:
@@ -176,15 +159,6 @@ class _Unnumbered(io.FileIO):
 def _starts_with(path: Path, start: bytes) -> bool:
     with open(path, "rb") as file:
         return file.read(len(start)) == start
-
-
-def _sync(path: Path) -> None:
-    # Windows syncs only what may be written, and no directory; elsewhere a directory opens for reading only.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free_megabytes(directory: Path) -> str:

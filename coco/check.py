@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.contact_sheet import contact_sheet
@@ -24,6 +25,7 @@ from coco.figures import MIN_IOU, figures_table, split_figures
 from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
 from coco.names import look_alikes, plain, told_apart
 from coco.picture_files import files_alike, missing_pictures, open_pictures
+from coco.whole_files import replacing, write_text
 from evaluation.drawing import draw_detections
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.matching import best_iou
@@ -101,13 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind in ("notes", "problems"):
         for line in getattr(report, kind):
             print(f"{kind.removesuffix('s')}: {plain(line, lines=True)}")
-    if read:
-        _draw([(annotations, splits[split][0]) for split, annotations in read.items()], args.output)
-    if args.json:
-        content = {"usable": not report.problems, **vars(report)}
-        args.json.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-        )
+    try:
+        _write(report, [(annotations, splits[split][0]) for split, annotations in read.items()], args)
+    except OSError as error:
+        sys.exit(f"coco.check: the report cannot be written ({error.strerror})")
     if report.problems:
         print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1
@@ -137,7 +136,8 @@ def _make_room_for(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    # A new file is written beside its place.
+    if not os.access(path.resolve().parent if path.is_file() or not path.exists() else path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -242,12 +242,21 @@ def _best_iou() -> BestIou:
     return lambda boxes: best_iou(torch.from_numpy(boxes), default_boxes).numpy()
 
 
+def _write(report: Report, splits: Sequence[tuple[CocoAnnotations, Path]], args: argparse.Namespace) -> None:
+    if splits:
+        _draw(splits, args.output)
+    if args.json:
+        text = json.dumps({"usable": not report.problems, **vars(report)}, indent=2, ensure_ascii=False)
+        write_text(args.json, f"{text}\n", follow=True, errors="backslashreplace")
+
+
 def _draw(splits: Sequence[tuple[CocoAnnotations, Path]], output: Path) -> None:
     sheet = contact_sheet(
         splits,
         lambda picture, boxes, labels, crowds, names: draw_detections(picture, boxes, labels, None, names, crowds),
     )
-    sheet.save(output)
+    with replacing(output, follow=True) as file:
+        sheet.save(file, format=Image.registered_extensions()[output.suffix.lower()])
     print(f"contact sheet (thin white: crowds): {output}")
 
 

@@ -3,7 +3,6 @@ Four classes told apart by shape alone: `python -m coco.sample DIR [--train 320]
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from coco.sample_pictures import draw_picture
 from coco.sample_shapes import CATEGORIES
+from coco.whole_files import replacing, write_text
 
 VERSION = 1  # raise it whenever the pictures or annotations of a given seed change
 MARKER = "sample.json"
@@ -48,12 +48,12 @@ def write_sample(
         return {"written": False, **marker["counts"]}
 
     directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / MARKER, {"parameters": parameters, "counts": None})  # None: not complete yet
+    write_text(directory / MARKER, json.dumps({"parameters": parameters, "counts": None}))  # None: not complete yet
     counts = {
         part: _write_part(directory, part, stream, images, seed, progress)
         for stream, (part, images) in enumerate(parts.items())
     }
-    _write_json(directory / MARKER, {"parameters": parameters, "counts": counts})
+    write_text(directory / MARKER, json.dumps({"parameters": parameters, "counts": counts}))
     return {"written": True, **counts}
 
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary = write_sample(
             args.directory, args.train, args.val, args.seed, progress=lambda line: print(line, file=sys.stderr)
         )
-    except (FileExistsError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"coco.sample: {error}") from None
     written = summary.pop("written")
     print(f"Wrote the sample to {args.directory}:" if written else f"{args.directory} already holds this sample:")
@@ -123,7 +123,8 @@ def _write_part(
     }
     for index in range(images):
         picture, objects = draw_picture(np.random.default_rng([seed, stream, index]))
-        picture.save(directory / part / _file_name(index), quality=90)
+        with replacing(directory / part / _file_name(index), durable=False) as file:
+            picture.save(file, format="JPEG", quality=90)
         size = {"width": picture.width, "height": picture.height}
         instances["images"].append({"id": index + 1, "file_name": _file_name(index), **size, "license": 1})
         for annotation in objects:
@@ -131,7 +132,7 @@ def _write_part(
             instances["annotations"].append(ids | annotation)
         if progress and ((index + 1) % 100 == 0 or index + 1 == images):
             progress(f"{part}: {index + 1} of {images} pictures")
-    _write_json(directory / "annotations" / f"instances_{part}.json", instances)
+    write_text(directory / "annotations" / f"instances_{part}.json", json.dumps(instances))
     crowds = sum(annotation["iscrowd"] for annotation in instances["annotations"])
     return {
         "images": images,
@@ -143,13 +144,6 @@ def _write_part(
 
 def _file_name(index: int) -> str:
     return f"{index + 1:012d}.jpg"
-
-
-def _write_json(path: Path, content: dict) -> None:
-    """Under a hidden name first: a file under its own name is always whole."""
-    hidden = path.with_name(f".{path.name}.part")
-    hidden.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(hidden, path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from coco.whole_files import write_text
 from command_line.shared import ScriptCLI, UsageError, listed
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule, check_same_classes
@@ -32,8 +33,7 @@ def evaluate(args: Sequence[str] | None = None) -> dict[str, Any]:
         print(metrics_table(numbers))
         print(class_table(module.metric.per_class()))
         if cli.config.json:
-            cli.config.json.parent.mkdir(parents=True, exist_ok=True)
-            cli.config.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+            write_text(cli.config.json, json.dumps(numbers, indent=1), follow=True)
         if cli.config.report:
             write_report(cli.config.report, module.metric, numbers, facts, cli.datamodule.val_directory)
             print(f"\nreport: {cli.config.report}")

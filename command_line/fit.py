@@ -48,7 +48,7 @@ def train(
 
 
 def _run(cli: FitCLI) -> pl.Trainer:
-    cli.save_config()
+    cli.make_run_directory()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
         if cli.trainer.checkpoint_callbacks:

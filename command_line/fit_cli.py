@@ -2,14 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -17,12 +17,15 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError, remove_unfinished
 from checkpoints.finding import resume_path
+from command_line.configs import write_config
 from command_line.shared import ScriptCLI, listed, without_flags
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule, fit_stages
 from prediction.devices import check_device, device_flags
 from ssd.model import FEATURE_CHANNELS
 from ssd_module import SSDModule, load_module
+from training.continued_logs import ContinuedLogs
+from training.csv_log import CSVLog, table_directory
 from training.finetune import check_backbone
 from training.last_checkpoint import LastCheckpoint
 from training.loader_watch import LoaderWatch
@@ -121,7 +124,8 @@ class FitCLI(ScriptCLI):
         trainer = dict(self.config_init.trainer)
         if self.is_trial:
             trainer |= {"enable_checkpointing": False, "logger": False}
-        callbacks = [*listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
+        first = [AtStart(self.save_config), ContinuedLogs()]
+        callbacks = [*first, *listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
         if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if trainer["enable_checkpointing"] is not False:
@@ -134,8 +138,7 @@ class FitCLI(ScriptCLI):
         if trainer["logger"] is None:
             trainer["logger"] = [
                 TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
-                # Each row at once: what a kill loses here, a resumed run does not log again.
-                CSVLogger(self.run_dir / "logs", name="csv", flush_logs_every_n_steps=1),
+                CSVLog(table_directory(self.run_dir / "logs" / "csv")),
                 *self.more_loggers,
             ]
         trainer["default_root_dir"] = None if self.is_trial else str(self.run_dir)
@@ -145,21 +148,31 @@ class FitCLI(ScriptCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
     @rank_zero_only
+    def make_run_directory(self) -> None:
+        """What killed processes left unfinished in it goes."""
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            for directory in (self.run_dir, self.run_dir / "checkpoints"):
+                remove_unfinished(directory)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    @rank_zero_only
     def save_config(self) -> Path:
         """Writes the resolved configuration into the run directory, and beside it what else the run depends on; a
         resumed run adds numbered ones."""
+        path, number = self.run_dir / "config.yaml", 1
+        while path.exists():
+            path, number = self.run_dir / f"config_{number}.yaml", number + 1
         try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            path, number = self.run_dir / "config.yaml", 1
-            while path.exists():
-                path, number = self.run_dir / f"config_{number}.yaml", number + 1
-            path.write_text(self._dump(), encoding="utf-8")
+            write_config(path, self._dump())
             write_run_record(path.with_name(path.name.replace("config", "run")).with_suffix(".json"), self)
         except OSError as error:
-            raise CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})") from None
-        for directory in (self.run_dir, self.run_dir / "checkpoints"):
-            remove_unfinished(directory)
+            raise self._unwritable(error) from None
         return path
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"--run_dir {self.run_dir}: cannot be written ({error.strerror})")
 
     def _dump(self) -> str:
         """Every setting, also those set to null, but for where the run lies and what it resumes from."""
@@ -178,6 +191,17 @@ class FitCLI(ScriptCLI):
     def start_command(self) -> str:
         """What starts it again in its directory, from the checkpoint that it was resumed from, if any."""
         return shlex.join([*without_flags(self.command, ("run_dir",)), "--run_dir", str(self.run_dir)])
+
+
+class AtStart(pl.Callback):
+    """Calls `do` when training begins: when nothing can refuse the run any more."""
+
+    def __init__(self, do: Callable[[], Any]) -> None:
+        self._do = do
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.fast_dev_run:
+            self._do()
 
 
 def _watchers(config: Any) -> list[pl.Callback]:

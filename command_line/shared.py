@@ -49,7 +49,7 @@ PATHS = (
     *("model.path", "model.finetune_from", "model.backbone_weights", "data.data_root"),
     *(f"data.{split}_{what}" for split in ("train", "val") for what in ("images", "annotations")),
 )
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: no larger file is allowed (ulimit -f)
 # What a user can mend; shown as one message without a traceback.
 USER_ERRORS = (
     AnnotationError,

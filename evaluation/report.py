@@ -12,6 +12,7 @@ import numpy as np
 
 from coco.lettering import drawable_names, font_files
 from coco.names import cell, for_file, markdown, markdown_picture, plain
+from coco.whole_files import replacing, write_text
 from evaluation.drawing import draw_mistakes, open_image
 from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
 from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
@@ -77,10 +78,9 @@ def write_report(
     Args:
         facts: what was evaluated and how, for report.json. images: directory of the evaluated images.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     classes = sorted(metric.per_class(), key=lambda row: -row["AP"])
     whole = {**facts, "numbers": dict(numbers), "classes": classes}
-    (directory / "report.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    write_text(directory / "report.json", json.dumps(whole, indent=1))
     _write_csv(directory / "classes.csv", classes)
     _write_detections(directory / "detections.json", metric)
     matches = match_detections(metric.annotations, metric.found_detections)
@@ -92,7 +92,7 @@ def write_report(
 
 
 def _write_csv(path: Path, classes: Sequence[Mapping[str, Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(path, newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(classes[0]))
         writer.writeheader()
         writer.writerows({key: "" if value == -1 else cell(value) for key, value in row.items()} for row in classes)
@@ -105,7 +105,8 @@ def _write_detections(path: Path, metric: CocoMeanAveragePrecision) -> None:
     columns = (detections.image, categories, detections.xywh, detections.scores.astype(np.float64))
     names = ("image_id", "category_id", "bbox", "score")
     records = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
-    path.write_bytes(msgspec.json.encode(records))
+    with replacing(path) as file:
+        file.write(msgspec.json.encode(records))
 
 
 def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitle: str) -> None:
@@ -136,7 +137,7 @@ def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitl
                 text.set_parse_math(False)  # a name with two dollars is no formula
         ax.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     figure.suptitle(f"Precision and recall, {subtitle}")
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _plot_scores(path: Path, scores: np.ndarray, matches: Matches, score_threshold: float, subtitle: str) -> None:
@@ -165,7 +166,12 @@ def _plot_scores(path: Path, scores: np.ndarray, matches: Matches, score_thresho
     )
     rates.legend(loc="best")
     figure.suptitle(f"Scores of true and false positives at IoU 0.5, all classes, {subtitle}")
-    figure.savefig(path)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _letters(names: Sequence[str]) -> Any:
@@ -197,9 +203,6 @@ def _write_worst_images(
     """The images with most mistakes, drawn, and index.md that says what is wrong in each."""
     annotations, detections = metric.annotations, metric.found_detections
     names = drawable_names(tuple(annotations.class_names), tuple(annotations.category_ids))
-    directory.mkdir(exist_ok=True)
-    for old in directory.glob("[0-9][0-9]_*.png"):  # of an earlier report
-        old.unlink()
     counts = mistakes_per_image(annotations, detections, matches, shown_score)
     worst = [index for index in np.argsort(-counts, kind="stable")[:WORST_IMAGES] if counts[index]]
     words = [markdown(name) for name in annotations.class_names]
@@ -209,12 +212,15 @@ def _write_worst_images(
         f"A mistake is a missed object or a false positive, at IoU 0.5 and scores from {shown_score:g} on. "
         f"{np.count_nonzero(counts)} of {len(counts)} images have any; {counts.sum()} in all.",
     ]
+    drawn = set()
     for place, index in enumerate(worst, start=1):
         i = int(np.searchsorted(annotations.image_ids, detections.image_ids[index]))
         path, picture = open_image(annotations, images, i)
         right, mistakes = image_mistakes(annotations, detections, matches, index, shown_score)
         name = f"{place:02d}_{for_file(path.stem)}.png"
-        draw_mistakes(picture, detections.boxes[right], mistakes, names).save(directory / name)
+        drawn.add(name)
+        with replacing(directory / name) as file:
+            draw_mistakes(picture, detections.boxes[right], mistakes, names).save(file, format="PNG")
         lines += [
             "",
             f"## {place}. {markdown(path.name)} (image id {annotations.image_ids[i]})",
@@ -224,7 +230,10 @@ def _write_worst_images(
         ]
         lines += [f"{len(right)} right, {len(mistakes)} mistakes:", ""]
         lines += [f"{n}. {_in_words(m, words)}" for n, m in enumerate(mistakes, start=1)]
-    (directory / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(directory / "index.md", "\n".join(lines) + "\n")
+    for old in directory.glob("[0-9][0-9]_*.png"):
+        if old.name not in drawn:  # of an earlier report
+            old.unlink()
 
 
 def _in_words(mistake: Any, class_names: Sequence[str]) -> str:

@@ -1,43 +1,16 @@
 """The files that come out of a prediction: COCO results, which image is which file, and a table for people."""
 
 import csv
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
 
 from coco.names import cell
+from coco.whole_files import replacing
 from prediction.detector import Detections
 
 TABLES = ("detections.json", "images.json", "detections.csv")
-
-
-@contextmanager
-def replacing(path: Path, **how: Any) -> Iterator[IO]:
-    """A file that appears under its name when it is complete: written beside it and renamed, so that neither links nor
-    further names of what was there are written through. Removed where an error comes.
-
-    Args:
-        how: encoding and so on for a text file; binary without.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Short, since the name itself may have the most bytes that there can be.
-    part = path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}.part")
-    part.unlink(missing_ok=True)
-    try:
-        with open(part, "x" if how else "xb", **how) as file:
-            yield file
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
 
 
 class ResultFiles:

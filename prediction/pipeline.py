@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from coco.decoding import ImageError, decode_upright
 from coco.lettering import drawable_names
+from coco.whole_files import replacing
 from evaluation.drawing import draw_detections
 from prediction import video
 from prediction.detector import Detector, batches, prepare
-from prediction.files import ResultFiles, replacing
+from prediction.files import ResultFiles
 from prediction.inputs import Found, Input
 
 NAMED = 3  # files that the last line names
@@ -205,7 +206,7 @@ def _save_picture(picture: Image.Image, path: Path) -> None:
     how: dict[str, Any] = (
         {"format": "PNG", "compress_level": 3} if is_png else {"format": "JPEG", "quality": 92, "subsampling": 0}
     )
-    with replacing(path) as file:
+    with replacing(path, durable=False) as file:
         picture.save(file, **how)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from prediction.files import replacing
+from coco.whole_files import replacing
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp")
 # What a file may be, whatever its name: containers, but no list of other files or addresses (HLS, concat, SDP ...).

@@ -88,6 +88,43 @@ def test_imports_point_one_way_and_none_hides_in_a_function(name):
     assert not hidden, f"{name} imports a module of ours inside a function"
 
 
+# Where files are written in place: the home of whole files, the cache's own scheme, checkpoints (torch.save, to a file
+# beside), and logs, which grow by lines.
+LOGS = ("training.csv_log", "training.dllogger")
+WRITE_IN_PLACE = ("coco.whole_files", "coco.annotation_cache", "checkpoints.files", *LOGS)
+OPENED = "file"  # what a file from coco.whole_files is called
+
+
+def written_in_place(tree: ast.AST) -> list[int]:
+    """The lines that write a file under its own name: half of it is there when the writer dies."""
+    lines = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        first = ast.unparse(call.args[0]) if call.args else None
+        modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+        opens = any(isinstance(m, ast.Constant) and set(str(m.value)) & set("wxa+") for m in modes)
+        if (
+            (isinstance(call.func, ast.Attribute) and name in ("write_text", "write_bytes", "to_csv", "tofile"))
+            or (name in ("save", "savefig", "dump") and first not in (None, OPENED, "kept"))
+            or (name == "open" and opens and first != OPENED)
+        ):
+            lines.append(call.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {*WRITE_IN_PLACE}))
+def test_every_file_is_written_whole(name):
+    lines = written_in_place(ast.parse(FILES[name].read_text()))
+    assert not lines, f"{name} writes a file under its own name in lines {lines}; use coco.whole_files"
+
+
+@pytest.mark.parametrize(
+    "line", ["p.write_text('x')", "open(p, 'w')", "open(p, mode='ab')", "picture.save(p)", "figure.savefig(str(p))"]
+)
+def test_a_file_written_in_place_is_seen(line):
+    assert written_in_place(ast.parse(line)) == [1]
+
+
 def test_no_files_import_one_another_in_a_circle():
     graph = {name: {imported for imported, _ in own_imports(name)} for name in FILES}
     done: set[str] = set()

@@ -11,23 +11,28 @@ format is that of NVIDIA's dllogger, JSONStreamBackend.
 """
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
+from coco.whole_files import write_text
+from training.log_place import ContinuedLogger, LogPlace
 
-class DLLogger(Logger):
+START = "DLLL "
+
+
+class DLLogger(ContinuedLogger):
     """Writes to `path` on the first process, each record at once.
 
     Args:
         path: the file; its directory is made.
-        append: goes on with a file that is there (a resumed run) instead of writing it anew.
+        append: goes on with a file that is there instead of writing it anew. On resume it always goes on.
         parameters: further entries of the PARAMETER record, beside the module's hyperparameters.
     """
 
@@ -50,6 +55,22 @@ class DLLogger(Logger):
     @override
     def version(self) -> str:
         return ""
+
+    @override
+    def begin(self) -> None:
+        """The first record writes the file anew, or goes on with it."""
+
+    @override
+    @rank_zero_only
+    def go_on(self, place: LogPlace) -> None:
+        """Also leaves out earlier starts' summaries, and counts their epochs' time in this one's."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        kept = [record for record in _read(self.path) if _is_before(record, place)]
+        self._seconds = sum(record["data"].get("time", 0.0) for record in kept if record["type"] == "LOG")
+        write_text(self.path, "".join(f"{START}{json.dumps(record)}\n" for record in kept))
+        self._file, self.append = open(self.path, "a", encoding="utf-8"), True  # noqa: SIM115
 
     @override
     @rank_zero_only
@@ -86,6 +107,8 @@ class DLLogger(Logger):
         """Writes a record of your own."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.append:
+                _cut_half_line(self.path)
             self._file = open(self.path, "a" if self.append else "w", encoding="utf-8")  # noqa: SIM115
             self._write("METADATA", metric="mAP", metadata={"unit": None})
         self._write("LOG", step=step, data=dict(data))
@@ -100,5 +123,34 @@ class DLLogger(Logger):
             **content,
         }
         assert self._file is not None  # opened above
-        self._file.write(f"DLLL {json.dumps(record, default=str)}\n")
+        self._file.write(f"{START}{json.dumps(record, default=str)}\n")
         self._file.flush()
+
+
+def _cut_half_line(path: Path) -> None:
+    """What a kill left behind the last whole line goes."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; lines that are none are left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line.removeprefix(START))
+            float(record["timestamp"]), record["type"], record.get("data", {}).get("time")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        records.append(record)
+    return records
+
+
+def _is_before(record: dict[str, Any], place: LogPlace) -> bool:
+    step, time = record.get("step"), float(record["timestamp"])
+    if not isinstance(step, list):  # METADATA, PARAMETER
+        return True
+    if not step:  # a summary
+        return False
+    return place.epoch_is_before(step[0], time) if len(step) == 1 else place.is_before(step[1], time)

@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from coco.lettering import drawable_names
 from coco.names import unique
+from coco.whole_files import replacing
 from evaluation.drawing import draw_detections, open_image
 
 
@@ -58,8 +59,8 @@ class DetectionPictures(pl.Callback):
             self._drawn += 1
 
     def keep(self, trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        picture.save(self.directory / f"{name}.png")
+        with replacing(self.directory / f"{name}.png") as file:
+            picture.save(file, format="PNG")
 
 
 class TensorBoardPictures(DetectionPictures):

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from checkpoints.files import CheckpointError
+from coco.whole_files import is_alive, write_text
 from training.stop_signals import is_first_rank
 
 LOCK, HOLDER = ".run.lock", ".run.json"
@@ -68,7 +69,8 @@ def held(run_dir: Path) -> Iterator[None]:
         raise CheckpointError(f"--run_dir {run_dir}: cannot be written ({error.strerror})") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        (run_dir / HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_text(run_dir / HOLDER, json.dumps(holder))
         yield
     finally:
         (run_dir / HOLDER).unlink(missing_ok=True)
@@ -107,12 +109,4 @@ def _holder(run_dir: Path) -> str:
 def _holder_lives(run_dir: Path) -> bool:
     """Whether the process that took the lock last is known to run; then there is nothing to wait for."""
     found = _read_holder(run_dir)
-    if found.get("host") != socket.gethostname() or not isinstance(found.get("pid"), int) or os.name != "posix":
-        return False
-    try:
-        os.kill(found["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return found.get("host") == socket.gethostname() and is_alive(str(found.get("pid")))

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from coco.whole_files import write_text
+
 PACKAGES = (
     *("torch", "torchvision", "torch_mlu", "pytorch-lightning", "torchmetrics"),
     *("numpy", "Pillow", "simplejpeg", "faster-coco-eval", "pycocotools"),
@@ -37,7 +39,7 @@ def write_run_record(path: Path, cli: Any) -> None:
             for split, annotations in (("train", data.train_annotations), ("val", data.val_annotations))
         },
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=2) + "\n")
 
 
 def project_version() -> str:

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import yaml
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from checkpoints.files import CheckpointError
 from command_line.evaluate import EvaluateCLI
@@ -165,3 +166,21 @@ def test_what_the_environment_lacks_is_said_though_clearing_up_fails_after_it():
 
     with pytest.raises(SystemExit, match=r"error: Too many open files: .*ulimit -n 4096"):
         run(main)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 20, -1])
+def test_a_saved_configuration_that_was_cut_off_is_refused_by_name(cli, tmp_path, lines):
+    path = cli().save_config()
+    assert cli("--config", str(path)).config.data.data_root
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(MisconfigurationException, match=r"--config .*config\.yaml: (cut off|there is nothing)"):
+        cli("--config", str(path))
+
+
+@pytest.mark.parametrize("part", [1.0, 0.5], ids=["whole", "half"])
+def test_the_record_of_a_run_is_no_configuration(cli, part):
+    path = cli().save_config().with_name("run.json")
+    text = path.read_text()
+    path.write_text(text[: int(part * len(text))])
+    with pytest.raises(MisconfigurationException, match=r"run\.json"):
+        cli(f"--config={path}")

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from coco.annotations import CocoAnnotations
+from coco.whole_files import replacing
 from evaluation.errors import image_mistakes, match_detections, mistakes_per_image
 from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
 from evaluation.report import class_table, write_report
@@ -216,3 +217,26 @@ def test_names_are_data_in_every_file_of_a_report_and_in_its_tables(tmp_path):
     assert "\x1b" not in index and "](http" not in index and "![a](" not in index
     (picture,) = (tmp_path / "report" / "worst").glob("*.png")
     assert picture.name.isprintable() and (tmp_path / "report" / "precision_recall.png").stat().st_size
+
+
+def test_a_file_that_cannot_be_written_leaves_the_earlier_report(written, tmp_path, monkeypatch):
+    _, report, metric, numbers = written
+    before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
+    drawn = min(path.name for path in report.rglob("01_*.png"))
+    for broken in ("report.json", "classes.csv", "scores.png", drawn, "index.md"):
+
+        @contextlib.contextmanager
+        def fails(path, *, broken=broken, **how):
+            with replacing(path, **how) as file:
+                yield file
+                if path.name == broken:
+                    raise OSError("full")
+
+        for place in ("evaluation.report", "coco.whole_files"):
+            monkeypatch.setattr(f"{place}.replacing", fails)
+        with pytest.raises(OSError, match="full"):
+            write_report(report, metric, numbers, FACTS | {"images_in_split": 41}, tmp_path)
+        after = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
+        assert after.keys() == before.keys() and all(
+            after[path] == before[path] for path in after if path.name == broken
+        )

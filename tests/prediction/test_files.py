@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from prediction.detector import Detections
-from prediction.files import ResultFiles, replacing
+from prediction.files import ResultFiles
 
 
 def detections(*boxes):
@@ -57,14 +57,6 @@ def test_tables_are_not_written_through_links_and_further_names(tmp_path):
         pass
     assert {(tmp_path / name).read_text() for name in ("linked", "named")} == {"mine"}
     assert json.loads((tmp_path / "out" / "images.json").read_text())["images"] == []
-
-
-def test_a_table_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
-    (tmp_path / "a.txt").write_text("earlier")
-    with pytest.raises(OSError, match="full"), replacing(tmp_path / "a.txt") as file:
-        file.write(b"half")
-        raise OSError("full")
-    assert (tmp_path / "a.txt").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_file_names_of_any_bytes_are_in_every_table(tmp_path):
