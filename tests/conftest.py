@@ -14,6 +14,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared"
 sys.path.insert(0, str(PROJECT))
 
+import tests.thin  # noqa: E402, F401 - makes the backbone `thin` known
 from ssd.default_boxes import BOXES_PER_CELL, FEATURE_SIZES  # noqa: E402
 
 

@@ -27,7 +27,7 @@ from training.losses import NonFiniteLossError
 def arguments(data, run_dir, *more):
     return [
         *("--accelerator", "cpu", "--data_root", str(data), "--run_dir", str(run_dir)),
-        *("--batch_size", "4", "--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "3"),
+        *("--batch_size", "4", "--num_workers", "0", "--model.backbone", "thin", "--model.warmup_steps", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "2"),
         *more,
     ]

@@ -30,7 +30,7 @@ def arguments(data: Path, run_dir: Path, accelerator: str, *more: str) -> list[s
     """Of train.py: a run of 4 steps of 2 pictures an epoch, without waiting for anything it can do without."""
     return [
         *("--accelerator", accelerator, "--data_root", str(data), "--run_dir", str(run_dir)),
-        *("--batch_size", "2", "--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "2"),
+        *("--batch_size", "2", "--num_workers", "0", "--model.backbone", "thin", "--model.warmup_steps", "2"),
         *("--model.learning_rate", "0.002", "--max_epochs", "1", "--trainer.limit_train_batches", "4"),
         *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "2"),
         *("--trainer.enable_model_summary", "false", "--trainer.callbacks+", "tests.mlu_on_standin.witness.Witness"),
