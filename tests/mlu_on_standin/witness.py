@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
+import tests.thin  # noqa: F401 - the backbone of `arguments`
+
 PROJECT = Path(__file__).parent.parent.parent
 # Frames that move whatever they are given; who asked them to is further out.
 CARRIERS = ("apply_func.py", "contextlib.py", "device_dtype_mixin.py")
