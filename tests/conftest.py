@@ -17,6 +17,13 @@ sys.path.insert(0, str(PROJECT))
 import tests.thin  # noqa: E402, F401 - makes the backbone `thin` known
 from ssd.default_boxes import BOXES_PER_CELL, FEATURE_SIZES  # noqa: E402
 
+# Of whole runs. A file goes to one process: begun last, it would keep a single core busy when all else is done.
+LONGEST = ("test_mlu.py", "test_on_standin.py", "test_standin.py", "test_resuming.py", "test_fit.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def golden():
