@@ -11,8 +11,9 @@ SAMPLE := data/sample
 DEMO_RUN := runs/demo
 DEMO_MLU_RUN := runs/demo_mlu
 OLDEST := .venv-oldest
-# A test file to a process. One thread each: the threads of two would get in each other's way.
-SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+# A test file to a process, in the order of tests/conftest.py: by itself xdist begins with the files of most tests, which
+# are quick ones. One thread each: the threads of two would get in each other's way.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 .DEFAULT_GOAL := help

@@ -14,10 +14,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared"
 sys.path.insert(0, str(PROJECT))
 
+import tests.thin  # noqa: E402, F401 - makes the backbone `thin` known
 from ssd.default_boxes import BOXES_PER_CELL, FEATURE_SIZES  # noqa: E402
 
 # Of whole runs. A file goes to one process: begun last, it would keep a single core busy when all else is done.
-LONGEST = ("test_mlu.py", "test_on_standin.py", "test_standin.py", "test_resuming.py", "test_fit.py")
+# While the first compiles the stand-in MLU, the second does not wait for it.
+LONGEST = (
+    *("test_mlu.py", "test_fit.py", "test_on_standin.py", "test_standin.py", "test_resuming.py", "test_scripts.py"),
+    *("test_start.py", "test_portable.py", "test_published.py", "test_faults.py", "test_fuzz_inputs.py"),
+    *("test_ended_within_an_epoch.py", "test_datamodule.py", "test_predict.py", "test_detector.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

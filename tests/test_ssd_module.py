@@ -33,8 +33,8 @@ def rates_used(ssd, batch_size=8, **trainer) -> list[float]:
     return rates
 
 
-def module(**hparams):
-    return SSDModule("resnet18", 3, **hparams)
+def module(backbone="thin", **hparams):
+    return SSDModule(backbone, 3, **hparams)
 
 
 def test_the_rate_warms_up_linearly_from_zero_then_drops_at_the_milestones():
@@ -55,7 +55,7 @@ def test_the_rate_scales_with_the_global_batch_and_counts_accumulated_steps():
 
 
 def test_a_training_step_reaches_every_parameter():
-    ssd = module()
+    ssd = module("resnet18")
     ssd.log = ssd.log_dict = lambda *args, **kwargs: None
     outputs = ssd.training_step(batch(), 0)
     outputs["loss"].backward()
@@ -151,7 +151,7 @@ def test_resuming_with_other_classes_is_refused_with_both():
 
 def test_the_module_optimised_for_inference_gives_the_same_detections():
     torch.manual_seed(0)  # rounding can tip a suppression whose overlap is just at the threshold
-    plain = module(score_threshold=0.2).eval()
+    plain = module("resnet18", score_threshold=0.2).eval()
     sizes = np.array([[640, 480], [100, 50]])
     images = {"images": batch()["images"], "sizes": sizes}
     with torch.no_grad():
@@ -203,7 +203,7 @@ def test_geometry_stays_float32_whatever_the_weights_are(dtype):
 
 def test_weights_of_few_digits_and_batches_of_one_image_are_refused_in_training_from_python_too(sample):
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    ssd = SSDModule("resnet18", 4, ("disc", "square", "triangle", "cross"), (2, 3, 7, 40))
+    ssd = SSDModule("thin", 4, ("disc", "square", "triangle", "cross"), (2, 3, 7, 40))
     for precision, size, message in ((None, 1, "--data.batch_size 1"), ("bf16-true", 2, "--precision bf16-true")):
         data = COCODataModule(str(sample), batch_size=size, num_workers=0)
         with pytest.raises(MisconfigurationException, match=message):

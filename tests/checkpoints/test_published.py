@@ -72,7 +72,7 @@ def test_forward_with_the_recipes_weights_agrees_with_its_own(golden, golden_che
     assert logits.double().abs().sum().item() == pytest.approx(float(figures["conf_abssum"]), rel=1e-3)
 
 
-@pytest.mark.parametrize("backbone", FEATURE_CHANNELS)
+@pytest.mark.parametrize("backbone", [name for name in FEATURE_CHANNELS if name != "thin"])
 def test_our_weights_have_the_recipes_names_and_shapes_when_exported(backbone):
     path = SHARED / "golden" / "reference_state_dict.json"
     if not path.exists():
@@ -118,7 +118,8 @@ def test_a_file_that_is_no_recipe_checkpoint_is_refused_by_name(tmp_path):
         load_module(tmp_path / "other.pt")
 
 
-def test_training_follows_the_recipes_losses(golden, golden_checkpoint):
+@pytest.mark.parametrize("steps", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_training_follows_the_recipes_losses(steps, golden, golden_checkpoint):
     figures = golden("training_resnet18.npz")
     module = load_module(golden_checkpoint("resnet18")).train()
     images = torch.randn(4, 3, 300, 300, generator=torch.Generator().manual_seed(int(figures["seed_images"])))
@@ -131,7 +132,7 @@ def test_training_follows_the_recipes_losses(golden, golden_checkpoint):
     groups = parameter_groups(module.model, float(figures["weight_decay"]))
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=float(figures["momentum"]))
     losses = []
-    for rate in figures["lrs"]:
+    for rate in figures["lrs"][:steps]:
         for group in optimizer.param_groups:
             group["lr"] = float(rate)
         loss = module.training_step(batch, 0)["loss"]
@@ -140,7 +141,7 @@ def test_training_follows_the_recipes_losses(golden, golden_checkpoint):
         loss.backward()
         optimizer.step()
     assert losses[:4] == pytest.approx(figures["losses"][:4].tolist(), rel=2e-4)
-    assert losses == pytest.approx(figures["losses"].tolist(), rel=1e-2)
+    assert losses == pytest.approx(figures["losses"][:steps].tolist(), rel=1e-2)
 
 
 # Training that goes on from the published format
@@ -173,7 +174,7 @@ def fit(sample, max_epochs, ckpt_path=None, callbacks=(), warmup_steps=3, num_wo
     pl.seed_everything(0)
     losses = Losses()
     data = COCODataModule(str(sample), batch_size=2, num_workers=0)
-    module = SSDModule("resnet18", 4, data.class_names, data.category_ids, warmup_steps=warmup_steps, milestones=(2,))
+    module = SSDModule("thin", 4, data.class_names, data.category_ids, warmup_steps=warmup_steps, milestones=(2,))
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
@@ -296,8 +297,8 @@ def test_a_file_without_some_weights_is_refused_by_their_name(both):
 @pytest.mark.parametrize(
     ("backbone", "classes", "message"),
     [
-        ("resnet34", 4, "backbone = resnet18, this run has resnet34"),
-        ("resnet18", 3, "num_classes = 4, this run has 3"),
+        ("resnet18", 4, "backbone = thin, this run has resnet18"),
+        ("thin", 3, "num_classes = 4, this run has 3"),
     ],
 )
 def test_a_file_of_another_network_than_asked_is_refused(both, sample, backbone, classes, message):

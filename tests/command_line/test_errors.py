@@ -78,7 +78,7 @@ def test_settings_that_cannot_become_what_they_name_end_as_one_message(sample, t
     if "WandbLogger" in flags and importlib.util.find_spec("wandb"):
         pytest.skip("wandb is here")
     common = ["--data_root", str(sample), "--num_workers", "0", "--run_dir", str(tmp_path / "run")]
-    common += ["--accelerator", "cpu", "--model.backbone", "resnet18"]
+    common += ["--accelerator", "cpu", "--model.backbone", "thin"]
     with pytest.raises(SystemExit) as stop:
         run(lambda: FitCLI([*common, *flags]))
     told = str(stop.value.code) if isinstance(stop.value.code, str) else capsys.readouterr().err

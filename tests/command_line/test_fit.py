@@ -16,7 +16,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from command_line.evaluate import evaluate
-from command_line.fit import train
+from command_line.fit import main, train
+from command_line.shared import run
 from datamodule import COCODataModule, DataError
 from evaluation.metric import NUMBERS
 from ssd_module import load_module
@@ -27,7 +28,7 @@ from training.losses import NonFiniteLossError
 def arguments(data, run_dir, *more):
     return [
         *("--accelerator", "cpu", "--data_root", str(data), "--run_dir", str(run_dir)),
-        *("--batch_size", "4", "--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "3"),
+        *("--batch_size", "4", "--num_workers", "0", "--model.backbone", "thin", "--model.warmup_steps", "3"),
         *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "2"),
         *more,
     ]
@@ -154,6 +155,9 @@ def test_validate_and_predict_work_from_python(trained, sample):
     assert sorted(p["image_id"] for p in predictions) == sorted(data.val_annotations.image_ids.tolist())
 
 
+KNOWN = "--trainer.callbacks+=tests.thin.Known"  # to a process of its own
+
+
 def run_script(*command, timeout=300):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -163,7 +167,7 @@ def run_script(*command, timeout=300):
 
 def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
     run_dir = tmp_path / "run"
-    done = run_script("train.py", *arguments(sample, run_dir, "--devices", "2", "--max_epochs", "1"))
+    done = run_script("train.py", *arguments(sample, run_dir, "--devices", "2", "--max_epochs", "1", KNOWN))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "best checkpoint" in done.stdout
     common = [
@@ -172,7 +176,7 @@ def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
     ]
     one = evaluate([*common, "--json", str(tmp_path / "one.json")])
     to_files = ["--json", str(tmp_path / "two.json"), "--report", str(tmp_path / "report")]
-    two = run_script("evaluate.py", *common, "--devices", "2", *to_files)
+    two = run_script("evaluate.py", *common, "--devices", "2", *to_files, KNOWN)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("Evaluated all 10 images") == 1, "the first process reports, on the images of both"
     assert json.loads((tmp_path / "report" / "report.json").read_text())["numbers"] == one
@@ -196,10 +200,23 @@ def test_two_processes_train_and_validate_with_the_mAP_of_one(sample, tmp_path):
 def test_what_a_user_can_mend_is_one_message_without_a_traceback(sample, tmp_path, args, message):
     if "cuda" in args and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    done = run_script("train.py", *arguments(sample, tmp_path / "run", *args))
+    told = refusal(arguments(sample, tmp_path / "run", *args))
+    assert told.strip().splitlines()[-1] and any(part in told for part in message.split("|"))
+
+
+def refusal(args):
+    """The message that train.py ends with: Python writes such a text to stderr, and exits with 1."""
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main(args))
+    assert isinstance(stop.value.code, str)
+    return stop.value.code
+
+
+def test_the_process_of_a_refused_run_ends_with_one_message_and_code_1(sample, tmp_path):
+    done = run_script("train.py", *arguments(sample, tmp_path / "run", "--ckpt_path", "gone.ckpt", KNOWN))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1] and any(part in done.stderr for part in message.split("|"))
+    assert done.stderr.strip().splitlines()[-1].startswith("error: --ckpt_path gone.ckpt: no such file")
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_parts_and_images(sample, tmp_path):
@@ -238,11 +255,9 @@ def test_damaged_pictures_are_named_replaced_and_counted_across_a_resume(sample,
 
 def test_more_damaged_pictures_than_the_limit_stop_training_with_one_message(sample, tmp_path):
     data, names = break_pictures(sample, tmp_path, 3)
-    done = run_script("train.py", *arguments(data, tmp_path / "run", "--max_epochs", "2", "--num_workers", "1"))
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "training images are damaged, more than --data.damaged_limit 0.01 allows" in done.stderr
-    assert any(name in done.stderr.split("allows:")[1] for name in names)
+    told = refusal(arguments(data, tmp_path / "run", "--max_epochs", "2", "--num_workers", "1"))
+    assert "training images are damaged, more than --data.damaged_limit 0.01 allows" in told
+    assert any(name in told.split("allows:")[1] for name in names)
 
 
 def test_requirements_are_those_of_pyproject():

@@ -30,7 +30,7 @@ def run_main(directory, *flags):
 def models(common, tmp_path_factory):
     """DIR of `--save DIR`, after two epochs of which the second is evaluated; log.json in it."""
     directory = tmp_path_factory.mktemp("published")
-    flags = ["--backbone", "resnet18", "--epochs", "2", "--evaluation", "1", "--warmup", "1", "--save", str(directory)]
+    flags = ["--backbone", "thin", "--epochs", "2", "--evaluation", "1", "--warmup", "1", "--save", str(directory)]
     random_weights = "--model.backbone_weights=null"
     run_main(directory / "run", *common, *flags, "--json-summary", str(directory / "log.json"), random_weights)
     return directory
@@ -47,7 +47,7 @@ def test_the_log_has_settings_losses_times_and_the_mAP_of_the_epochs_asked_for(m
     lines = (models / "log.json").read_text().splitlines()
     log = [(record["step"], record["data"]) for line in lines if "step" in (record := json.loads(line[5:]))]
     settings = next(data for step, data in log if step == "PARAMETER")
-    assert (settings["batch size"], settings["lr warmup"], settings["backbone"]) == (2, 1, "resnet18")
+    assert (settings["batch size"], settings["lr warmup"], settings["backbone"]) == (2, 1, "thin")
     assert [step for step, data in log if "loss" in data] == [[0, 0], [0, 1], [1, 2], [1, 3]]
     assert [step for step, data in log if "mAP" in data] == [[1], []]
     assert [step for step, data in log if "time" in data] == [[0], [1]]
@@ -72,7 +72,7 @@ def test_our_flag_for_regular_validations_wins_over_the_epochs_of_evaluation(fla
 def test_training_goes_on_from_a_saved_epoch_to_the_same_weights(models, common, tmp_path):
     flags = [
         "--backbone",
-        "resnet18",
+        "thin",
         "--epochs",
         "2",
         "--evaluation",
@@ -89,10 +89,10 @@ def test_training_goes_on_from_a_saved_epoch_to_the_same_weights(models, common,
 
 
 def test_a_checkpoint_of_another_backbone_than_asked_is_refused(models, common, tmp_path):
-    checkpoint = ["--checkpoint", str(models / "epoch_0.pt"), "--backbone", "resnet34"]
-    with pytest.raises(CheckpointError, match="backbone = resnet18, this run has resnet34"):
+    checkpoint = ["--checkpoint", str(models / "epoch_0.pt"), "--backbone", "resnet18"]
+    with pytest.raises(CheckpointError, match="backbone = thin, this run has resnet18"):
         run_main(tmp_path / "run", *common, *checkpoint)
-    with pytest.raises(CheckpointError, match=r"--backbone resnet34: .*epoch_0\.pt is a resnet18"):
+    with pytest.raises(CheckpointError, match=r"--backbone resnet18: .*epoch_0\.pt is a thin"):
         main(["--data", "d", "--mode", "evaluation", *checkpoint])
 
 
@@ -111,7 +111,7 @@ def test_the_benchmark_modes_measure_the_steps_after_the_warm_up_and_leave_nothi
 ):
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "log.json"
-    flags = ["--mode", mode, "--backbone", "resnet18", "--benchmark-warmup", "1", "--benchmark-iterations", "3"]
+    flags = ["--mode", mode, "--backbone", "thin", "--benchmark-warmup", "1", "--benchmark-iterations", "3"]
     main([*common, *flags, "--json-summary", str(log)])
     found = re.search(r"Average images/sec: (\S+)\tMedian images/sec: (\S+)", capsys.readouterr().out)
     figures = json.loads(log.read_text().splitlines()[-1][5:])["data"]

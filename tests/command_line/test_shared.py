@@ -22,7 +22,7 @@ def test_short_flags_become_lightnings():
 def cli(sample, tmp_path):
     def parse(*args):
         common = ["--accelerator", "cpu", "--data_root", str(sample), "--run_dir", str(tmp_path / "run")]
-        return FitCLI([*common, "--num_workers", "0", "--batch_size", "4", "--model.backbone", "resnet18", *args])
+        return FitCLI([*common, "--num_workers", "0", "--batch_size", "4", "--model.backbone", "thin", *args])
 
     return parse
 

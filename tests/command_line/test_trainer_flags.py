@@ -16,7 +16,7 @@ def cli(sample, tmp_path):
     def parse(*args, kind=FitCLI):
         return kind(["--accelerator", "cpu", "--data_root", str(sample), "--num_workers", "0", *args])
 
-    return lambda *args: parse("--run_dir", str(tmp_path / "run"), "--model.backbone", "resnet18", *args)
+    return lambda *args: parse("--run_dir", str(tmp_path / "run"), "--model.backbone", "thin", *args)
 
 
 @pytest.mark.parametrize("flag", ["limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval"])

@@ -195,4 +195,5 @@ def test_averaged_weights_accumulation_and_clipping_equal_the_cpus_and_device_st
         for key, value in cpu[weights].items():
             assert torch.equal(mlu[weights][key], value), key
     column = "DeviceStatsMonitor.on_train_batch_end/allocated_bytes.all.current"
-    assert logged(tmp_path / "mlu", column)[0][1] > 4 * 7_000_000, "bytes of the parameters"
+    parameters = sum(value.numel() for value in mlu["state_dict"].values())
+    assert logged(tmp_path / "mlu", column)[0][1] > 4 * parameters > 2_000_000, "bytes of the parameters"

@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
+import tests.thin  # noqa: F401 - the backbone of `arguments`
+
 PROJECT = Path(__file__).parent.parent.parent
 # Frames that move whatever they are given; who asked them to is further out.
 CARRIERS = ("apply_func.py", "contextlib.py", "device_dtype_mixin.py")
@@ -30,7 +32,7 @@ def arguments(data: Path, run_dir: Path, accelerator: str, *more: str) -> list[s
     """Of train.py: a run of 4 steps of 2 pictures an epoch, without waiting for anything it can do without."""
     return [
         *("--accelerator", accelerator, "--data_root", str(data), "--run_dir", str(run_dir)),
-        *("--batch_size", "2", "--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "2"),
+        *("--batch_size", "2", "--num_workers", "0", "--model.backbone", "thin", "--model.warmup_steps", "2"),
         *("--model.learning_rate", "0.002", "--max_epochs", "1", "--trainer.limit_train_batches", "4"),
         *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "2", "--keep_epochs", "true"),
         *("--trainer.enable_model_summary", "false", "--trainer.callbacks+", "tests.mlu_on_standin.witness.Witness"),

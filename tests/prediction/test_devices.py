@@ -18,6 +18,6 @@ def test_precision_auto_is_bf16_only_where_the_cpu_computes_it(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     assert fast_precision("cpu") == expected
     flags = ["--accelerator", "cpu", "--precision", "auto", "--data_root", str(sample), "--num_workers", "0"]
-    cli = FitCLI([*flags, "--run_dir", str(tmp_path / "run"), "--model.backbone", "resnet18"])
+    cli = FitCLI([*flags, "--run_dir", str(tmp_path / "run"), "--model.backbone", "thin"])
     assert cli.trainer.precision == expected
     assert cli.config.trainer.precision == expected, "config.yaml has what was used, wherever the run goes on"

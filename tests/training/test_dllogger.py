@@ -71,7 +71,7 @@ trainer:
             *("--trainer.logger+", "training.dllogger.DLLogger", f"--trainer.logger.path={tmp_path}/log.json"),
         ],
     }[form]
-    more = ["--data_root", str(sample), "--model.backbone", "resnet18", "--accelerator", "cpu"]
+    more = ["--data_root", str(sample), "--model.backbone", "thin", "--accelerator", "cpu"]
     cli = FitCLI([*choice, *more, "--run_dir", str(tmp_path / "run")])
     assert [type(logger) for logger in cli.trainer.loggers] == [CSVLogger, DLLogger]
     assert cli.trainer.loggers[1].path == tmp_path / "log.json"

@@ -13,7 +13,7 @@ from training.published_saving import save_reference_checkpoint
 
 
 def module(*names, **hparams):
-    return SSDModule("resnet18", len(names), class_names=names, **hparams)
+    return SSDModule("thin", len(names), class_names=names, **hparams)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def test_a_run_starts_from_the_source_and_resumes_after_it_is_gone(sample, tmp_p
     ("content", "message"),
     [
         (None, "source.ckpt: no such checkpoint file"),
-        ("resnet34", r"^--finetune_from .*source.ckpt: its backbone is resnet34, this run's resnet18"),
+        ("resnet18", r"^--finetune_from .*source.ckpt: its backbone is resnet18, this run's thin"),
         (b"torn", "source.ckpt: (refused|not a readable)"),
     ],
 )

@@ -86,7 +86,7 @@ def test_all_ranks_stop_when_the_state_or_the_loss_of_one_is_broken(monkeypatch)
 
 
 def test_the_published_format_is_not_written_of_broken_weights(tmp_path):
-    module = SSDModule("resnet18", 2)
+    module = SSDModule("thin", 2)
     save_reference_checkpoint(module, tmp_path / "1.pt")
     before = (tmp_path / "1.pt").read_bytes()
     torch.nn.init.constant_(module.model.logit_heads[0].bias, torch.nan)
@@ -100,7 +100,7 @@ def test_the_published_command_saves_no_broken_weights(small, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     flags = [
         "--backbone",
-        "resnet18",
+        "thin",
         "--data",
         str(small),
         "--bs",

@@ -1,7 +1,8 @@
 """Run directories of earlier versions go on to the bit.
 
 `saved/checkpoint_of_before_the_rooms.json` is last.ckpt as revision 826047b saved it after 4 of 5 steps, without what
-has the size of the network: weights, momentum and random states, which the test takes from a run of today at that step.
+has the size of the network: weights, momentum and random states, which the test takes from a run of today at that step,
+with its backbone and the numbers of its parameters.
 """
 
 import json
@@ -29,7 +30,7 @@ class StopInStepFour(pl.Callback):
 def run(data: Path, run_dir: Path, *more: str, callbacks: tuple[pl.Callback, ...] = ()) -> None:
     common = [
         *("--accelerator", "cpu", "--data_root", str(data), "--run_dir", str(run_dir), "--batch_size", "4"),
-        *("--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "3", "--max_epochs", "1"),
+        *("--num_workers", "0", "--model.backbone", "thin", "--model.warmup_steps", "3", "--max_epochs", "1"),
         *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_progress_bar", "false"),
         *("--trainer.log_every_n_steps", "2", "--trainer.logger", "false"),
     ]
@@ -47,7 +48,10 @@ def test_a_run_directory_of_before_the_rooms_goes_on_to_the_bit(sample, tmp_path
     now, saved = load(today), json.loads(SAVED.read_text())
     assert saved["global_step"] == now["global_step"] == 4
     saved["COCODataModule"]["samples_from"]["decoder"] = now["COCODataModule"]["samples_from"]["decoder"]
+    saved["hyper_parameters"]["backbone"] = now["hyper_parameters"]["backbone"]
     saved["optimizer_states"][0]["state"] = now["optimizer_states"][0]["state"]
+    for group, today_s in zip(*(state["optimizer_states"][0]["param_groups"] for state in (saved, now)), strict=True):
+        group["params"] = today_s["params"]
     large = {key: now[key] for key in ("state_dict", "random_states", "loss_sums")}
     (older / "checkpoints").mkdir(parents=True)
     torch.save({**saved, **large}, older / "checkpoints" / "last.ckpt")

@@ -41,7 +41,7 @@ class KeepEverySave(pl.Callback):
 def arguments(data, run_dir, *more):
     return [
         *("--accelerator", "cpu", "--data_root", str(data), "--run_dir", str(run_dir), "--deterministic", "true"),
-        *("--batch_size", "2", "--num_workers", "0", "--model.backbone", "resnet18", "--model.warmup_steps", "2"),
+        *("--batch_size", "2", "--num_workers", "0", "--model.backbone", "thin", "--model.warmup_steps", "2"),
         *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1", "--max_epochs", "2"),
         *("--keep_epochs", "true"),
         *("--save_every_n_steps", "1", "--trainer.num_sanity_val_steps", "0"),

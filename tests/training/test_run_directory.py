@@ -84,7 +84,7 @@ def test_a_trial_leaves_nothing(sample, tmp_path, monkeypatch):
     train(
         [
             *("--accelerator", "cpu", "--data_root", str(sample), "--batch_size", "4", "--num_workers", "0"),
-            *("--model.backbone", "resnet18", "--trainer.fast_dev_run", "1", "--run_dir", str(tmp_path / "run")),
+            *("--model.backbone", "thin", "--trainer.fast_dev_run", "1", "--run_dir", str(tmp_path / "run")),
         ]
     )
     assert list(tmp_path.iterdir()) == []

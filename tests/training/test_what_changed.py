@@ -117,7 +117,7 @@ def trainer_of(**settings):
 
 
 def test_the_trainers_settings_the_device_and_the_versions_are_told():
-    module = SSDModule("resnet18", 2)
+    module = SSDModule("thin", 2)
     checkpoint = {"made_with": made_with(trainer_of(precision="32-true", max_epochs=2), module)}
     checkpoint["made_with"]["versions"]["torch"] = "1.0"
     assert json.loads(json.dumps(checkpoint)) == checkpoint, "plain data"
