@@ -15,6 +15,7 @@ from . import backend, guidance, rng
 from .mlu import MLUAccelerator
 
 
+# torch 2.4 has it under cuda alone; mypy takes no base class out of getattr.
 class MLUOutOfMemoryError(getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)):  # type: ignore[misc]
     """An MLU's out-of-memory error in words that Lightning's batch-size finder recognises."""
 

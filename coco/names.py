@@ -107,8 +107,9 @@ def unique(name: str, tie: str, taken: set[str]) -> str:
 
 
 def shortened(name: str, most: int = 200) -> str:
-    """The beginning of a name, of at most so many bytes: file systems allow 255 with what is added to it."""
-    return name.encode()[:most].decode(errors="ignore")
+    """The beginning of a name, of at most so many bytes: file systems allow 255 with what is added to it. Halves
+    of characters become `?`."""
+    return name.encode(errors="replace")[:most].decode(errors="ignore")
 
 
 def told_apart(pairs: list[tuple[str, str]]) -> str:

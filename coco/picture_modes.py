@@ -8,7 +8,8 @@ The same in training, evaluation, prediction and `coco.check`:
   picture: 1 (float alone), 255, 1023, 4095, 16383 or 65535. Where a value is negative or beyond, or the brightest of a
   float picture is below 1/16 of its range, the picture's own least and greatest value are black and white. What is not
   a number, or marked as no data, is black.
-- Colour of 16 bits a channel: the upper 8, as Pillow has it. Where those hold (nearly) nothing, it is refused.
+- Colour of 16 bits a channel: the upper 8, as Pillow has it. Where those hold (nearly) nothing, as of 12 bits of data,
+  it is refused; 14 bits come out at a quarter of their light, since a dark picture of 16 bits looks no different.
 - Pixels are as stored. EXIF orientation is another matter: see `orientation_of`.
 """
 

@@ -16,7 +16,8 @@ from checkpoints.files import CheckpointError
 from command_line.evaluate import evaluate
 from command_line.fit import print_results, train
 from command_line.fit_cli import FitCLI
-from command_line.published_flags import evaluate_arguments, parameters, parse, train_arguments
+from command_line.published_flags import as_typed, evaluate_arguments, parameters, parse, train_arguments
+from command_line.shared import USER_ERRORS
 from prediction.devices import device_flags
 from ssd_module import load_module
 from training.dllogger import DLLogger
@@ -25,10 +26,19 @@ from training.published_saving import SavePublished
 
 def main(argv: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:
     """Runs one mode with the published flags (those of the process by default)."""
+    typed = sys.argv[1:] if argv is None else argv
+    try:
+        _run(typed, command or (sys.executable, "main.py", *typed))
+    except USER_ERRORS as error:
+        error.args = (as_typed(str(error), typed),)
+        raise
+
+
+def _run(argv: Sequence[str], command: Sequence[str]) -> None:
     args, more = parse(argv)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.allow_tf32
     if args.mode == "training":
-        _train(args, more, command or (sys.executable, "main.py", *(sys.argv[1:] if argv is None else argv)))
+        _train(args, more, command)
     elif args.mode == "evaluation":
         _evaluate(args, more)
     else:

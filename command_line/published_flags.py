@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from training.ranges import Range, out_of_range
 
 MODES = ("training", "evaluation", "benchmark-training", "benchmark-inference")
 RANGES = {  # of the flags that no flag of ours checks
-    "benchmark_iterations": Range(1, whole=True),
-    "benchmark_warmup": Range(0, whole=True),
+    "benchmark-iterations": Range(1, whole=True),
+    "benchmark-warmup": Range(0, whole=True),
     "iterations": Range(-1, whole=True),
     "eval_iters": Range(-1, whole=True),
 }
@@ -142,9 +143,22 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[str]]:
     for flag in FLAGS:
         if flag.refused and getattr(args, flag.key) is not None:
             raise MisconfigurationException(f"{flag.names[0]} is not taken here. Instead: {flag.ours}")
-    if told := out_of_range(vars(args), RANGES, "--"):
+    values = {flag.names[0].lstrip("-"): getattr(args, flag.key, None) for flag in FLAGS}
+    if told := out_of_range(values, RANGES, "--"):
         raise MisconfigurationException(told)
     return args, more
+
+
+def as_typed(message: str, argv: Sequence[str]) -> str:
+    """An error's message on flags of ours that stand for published ones: each with the one that was typed before it."""
+    typed = {arg.partition("=")[0] for arg in argv}
+    for flag in FLAGS:
+        ours = re.match(r"--(?:\w+\.)?(\w+)", flag.ours)
+        name = next((name for name in flag.names if name in typed), None)
+        if ours and name and not flag.refused and name != f"--{ours[1]}":
+            pattern = rf"(?<![\w-])--(?:(?:trainer|model|data)\.)?{ours[1]}(?![\w.-])"
+            message = re.sub(pattern, rf"{name} (\g<0>)", message, count=1)
+    return message
 
 
 def train_arguments(args: Namespace, more: Sequence[str] = ()) -> list[str]:

@@ -21,10 +21,12 @@ from checkpoints.files import CheckpointError
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from coco.names import plain
+from command_line.allowed_classes import AllowedClasses, ClassRefused, take_flag
+from command_line.config_text import ConfigTextError
 from command_line.configs import with_config_paths
 from command_line.errors import user_message
 from command_line.moved_names import moved
-from command_line.start import PREEMPTED
+from command_line.start import FIRST_RANK, PREEMPTED
 from command_line.trainer_flags import TypedTrainer
 from datamodule import COCODataModule, DataError
 from prediction.devices import fast_precision
@@ -80,7 +82,10 @@ class ScriptCLI(LightningCLI):
     def __init__(self, model: Any, args: Sequence[str], short_flags: dict[str, str] | None = None) -> None:
         short_flags = {**SHORT_FLAGS, **(short_flags or {})}
         pairs = ", ".join(f"--{short} (--{long})" for short, long in short_flags.items())
+        allowing = "--allow_class PACKAGE: configurations may name its classes too (docs/trainer_flags.md)."
         try:
+            args, allowed = take_flag(args)
+            self.allowed_classes = AllowedClasses(allowed)
             super().__init__(
                 model,
                 COCODataModule,
@@ -91,7 +96,11 @@ class ScriptCLI(LightningCLI):
                 run=False,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
-                parser_kwargs={"exit_on_error": False, "description": f"Short forms: {pairs}."},
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "description": f"Short forms: {pairs}. {allowing}",
+                    "parser_mode": self.allowed_classes.parser_mode,
+                },
             )
         except USER_ERRORS:
             raise
@@ -103,19 +112,24 @@ class ScriptCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's, which warns whenever arguments are given by the caller."""
         try:
-            self.config = parser.parse_args(with_config_paths(args))
+            args = with_config_paths(args)
+            self.allowed_classes.check_arguments(args)
+            self.config = parser.parse_args(args)
             _check_seed(self.config.seed_everything)
             if self.config.trainer.precision == "auto":  # so that a saved configuration has what was used
                 self.config.trainer.precision = fast_precision(self.config.trainer.accelerator)
             for name in PATHS:
                 if isinstance(path := self.config.get(name), (str, Path)) and str(path).startswith("~"):
                     self.config[name] = type(path)(os.path.expanduser(path))
-        except ArgumentError as error:
-            raise UsageError(f"{error}{moved(str(error))}") from None
+        except (ArgumentError, ClassRefused, ConfigTextError) as error:
+            told = str(self.allowed_classes.refused or error)
+            raise UsageError(f"{told}{moved(told)}") from None
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         launcher = self.trainer.strategy.launcher
+        if not rank_of_launcher():
+            os.environ[FIRST_RANK] = str(os.getpid())  # which the launcher's processes inherit
         if EarlyStop.current and launcher is not None:
             EarlyStop.current.end_first.append(partial(launcher.kill, getattr(signal, "SIGKILL", signal.SIGTERM)))
 

@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,6 +17,8 @@ from training.stop_signals import EarlyStop, Stopped, is_first_rank, rank_of_lau
 
 PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state saved; start it again to go on
 RESUMABLE = ("command_line.fit", "command_line.published")
+FIRST_RANK = "SSD_FIRST_RANK"  # environment: the process id of the rank that starts others by Lightning's launcher
+GRACE = 5.0  # seconds that a rank has to end by itself once the first one is gone
 AT_ONCE = ("command_line.evaluate",)  # ranks and all; others leave by an exception, and clean up
 
 
@@ -37,10 +41,14 @@ def start(module: str, args: Sequence[str] | None = None, command: Sequence[str]
 def prepare(command: Sequence[str] | None = None) -> None:
     """Output that lasts; and a stop signal ends the process at once, with one message and the command if there is one.
 
-    Its exit code is then `PREEMPTED`; without a command 128 + the signal, as in shells.
+    Its exit code is then `PREEMPTED`; without a command 128 + the signal, as in shells. A rank that Lightning's
+    launcher started ends when the first one is gone, however that ended.
     """
     make_lasting()
     EarlyStop(partial(_leave, command))
+    if rank_of_launcher() and FIRST_RANK in os.environ and os.name == "posix":
+        first = int(os.environ[FIRST_RANK])
+        threading.Thread(target=_end_after, args=(first,), name="first-rank", daemon=True).start()
 
 
 def typed_command() -> list[str]:
@@ -57,7 +65,7 @@ def typed_command() -> list[str]:
 
 
 def _leave(command: Sequence[str] | None, signum: int) -> None:
-    if rank_of_launcher():
+    if rank_of_launcher() and os.environ.get(FIRST_RANK, str(os.getppid())) == str(os.getppid()):
         os.kill(os.getppid(), signal.SIGTERM)  # all ranks stop, or none: the first one knows whether anything is saved
         return
     if is_first_rank():
@@ -65,9 +73,21 @@ def _leave(command: Sequence[str] | None, signum: int) -> None:
         say(f"stopped by {signal.Signals(signum).name}{again}")
     for end in EarlyStop.current.end_first if EarlyStop.current else ():
         end()
+    _end(128 + signum if command is None else PREEMPTED)
+
+
+def _end(status: int) -> None:
     for child in multiprocessing.active_children():
         child.kill()
-    os._exit(128 + signum if command is None else PREEMPTED)
+    os._exit(status)
+
+
+def _end_after(first: int) -> None:
+    """Waits for the first rank's end, which another one, awaiting a connection, would notice after 30 minutes."""
+    while os.getppid() == first:
+        time.sleep(0.5)
+    time.sleep(GRACE)
+    _end(1)
 
 
 def _raise(signum: int, frame: object) -> None:

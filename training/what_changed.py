@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from checkpoints.files import CheckpointError
+from coco.names import look_alikes, told_apart
 from training.run_record import package_versions, project_version
 
 SAME_MODEL = ("backbone", "num_classes", "class_names", "category_ids")
@@ -32,9 +33,10 @@ def check_same_model(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
     """
     for key in SAME_MODEL:
         if key in saved and saved[key] != hparams[key]:
+            alike = look_alikes(saved[key], hparams[key]) if key == "class_names" else []
             raise CheckpointError(
                 f"the checkpoint has {key} = {_short(saved[key])}, this run has {_short(hparams[key])}; "
-                "resume with the data set and backbone that it was trained with"
+                f"resume with the data set and backbone that it was trained with.{told_apart(alike)}"
             )
 
 

@@ -61,6 +61,7 @@ def test_every_name_becomes_unique_for_any_file_system():
 def test_long_names_are_cut_between_letters():
     cut = shortened("é" * 150, 201)
     assert cut == "é" * 100
+    assert shortened("a\udc80b\ud800", 3) == "a?b", "halves of characters, as in names of files that are no UTF-8"
     long = [unique("x" * 255, str(tie), taken) for taken in [set()] for tie in range(3)]
     assert len(set(long)) == 3 and max(map(len, long)) <= 210
 

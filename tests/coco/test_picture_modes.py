@@ -128,6 +128,8 @@ def test_16_bit_colour_is_shown_or_refused_where_it_would_be_black(tmp_path, nam
     for scale in (16, 1):
         with pytest.raises(DamagedImageError, match=rf"{name}: .*16 bits a channel .* black"):
             decode(colour_16_bits(tmp_path / name, pixels * scale))
+    seen = np.asarray(decode(colour_16_bits(tmp_path / name, pixels * 64))).astype(int)
+    assert np.abs(seen - pixels // 4).max() <= 1, "14 bits: a quarter of the light, as docs/custom_data.md says"
 
 
 HELD = {

@@ -135,3 +135,8 @@ def test_validation_comes_after_the_epochs_asked_for_and_no_other():
         if (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch == 0:
             validated.append(epoch)
     assert validated == [0, 3]
+
+
+def test_a_refused_number_names_the_published_flag(sample):
+    with pytest.raises(MisconfigurationException, match=r"^--lr \(--model\.learning_rate\) -1\.0: expected"):
+        main(["--data", str(sample), "--no-cuda", "--backbone", "resnet18", "--lr", "-1"])

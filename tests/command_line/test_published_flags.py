@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line.published_flags import FLAGS, evaluate_arguments, parse, train_arguments
+from command_line.published_flags import FLAGS, as_typed, evaluate_arguments, parse, train_arguments
 from tests.conftest import PROJECT
 
 
@@ -126,9 +126,8 @@ def test_the_documentation_lists_the_flags():
 
 
 @pytest.mark.parametrize("flag", ["--benchmark-iterations", "--benchmark-warmup", "--iterations", "--eval_iters"])
-def test_counts_out_of_range_are_refused_by_name(flag):
-    name = flag.removeprefix("--").replace("-", "_")
-    with pytest.raises(MisconfigurationException, match=f"--{name} -7: expected a whole number, at least"):
+def test_counts_out_of_range_are_refused_by_the_flag_as_it_is_typed(flag):
+    with pytest.raises(MisconfigurationException, match=f"^{flag} -7: expected a whole number, at least"):
         parse(["--data", "d", flag, "-7"])
 
 
@@ -140,3 +139,13 @@ def test_a_tilde_after_an_equals_sign_is_the_home_directory(monkeypatch):
         "/home/somebody/models",
         ["--run_dir=/home/somebody/run"],
     )
+
+
+def test_a_message_on_our_flags_begins_with_the_published_one_that_was_typed():
+    told = "--model.learning_rate -1.0: expected a number above 0"
+    assert as_typed(told, ["--lr=-1"]) == f"--lr ({told.split()[0]}) -1.0: expected a number above 0"
+    assert as_typed(told, ["--learning-rate", "-1"]).startswith("--learning-rate (--model.learning_rate) -1.0")
+    assert as_typed(told, ["--model.learning_rate", "-1"]) == told, "ours was typed"
+    assert as_typed("--ckpt_path x.pt: no such file", ["--checkpoint", "x.pt"]).startswith("--checkpoint (--ckpt_path)")
+    assert as_typed("--seed -1: expected", ["--seed", "-1"]) == "--seed -1: expected"
+    assert as_typed("use a smaller --data.batch_size", ["--batch-size-x", "2"]) == "use a smaller --data.batch_size"

@@ -52,6 +52,35 @@ def test_a_first_rank_decides_for_the_ranks_that_it_has_started():
     assert done.returncode == 75 and done.stdout.splitlines()[1:] == ["first"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a process there is not told that its parent is gone")
+@pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_rank_does_not_outlive_the_first_one_that_started_it(end):
+    """A first rank that cannot listen for the others (its port is in use) would leave them waiting for half an hour."""
+    code = (
+        "import subprocess\n"
+        "if 'LOCAL_RANK' in os.environ:\n"
+        "    prepare(['x'])\n    print('waits', flush=True)\n    time.sleep(600)\n"
+        "environment = {**os.environ, 'LOCAL_RANK': '1', 'SSD_FIRST_RANK': str(os.getpid())}\n"
+        "rank = subprocess.Popen(sys.orig_argv, env=environment, stdout=subprocess.PIPE)\n"
+        f"print(rank.pid, rank.stdout.readline(), flush=True)\n{end}"
+    )
+    since = time.monotonic()
+    done = python(code)  # returns when nobody holds its output any more
+    rank = int(done.stdout.split()[0])
+    while is_there(rank) and time.monotonic() < since + 100:
+        time.sleep(0.1)
+    assert "waits" in done.stdout and not is_there(rank)
+
+
+def is_there(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return not state.startswith("Z")
+
+
 def test_ctrl_c_ends_a_command_that_has_nothing_to_save_in_one_line_and_it_cleans_up(tmp_path):
     (tmp_path / "waits.py").write_text(
         "import os, signal, time\n"

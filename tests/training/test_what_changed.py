@@ -17,6 +17,7 @@ from training.schedule import RecipeSchedule
 from training.what_changed import (
     changed_settings,
     changed_validation,
+    check_same_model,
     drop_average,
     keep_first_weights,
     made_with,
@@ -160,3 +161,11 @@ def test_another_validation_set_is_told_with_the_best_that_stays():
     assert line.startswith("another validation set (images 4 -> 2): mAP before and after are not comparable")
     assert line.endswith("of mAP 0.500, stays until a validation exceeds that")
     assert changed_validation({}, {"images": 4}, {"images": 4}) == changed_validation({}, {}, {"images": 4}) == []
+
+
+def test_classes_of_the_same_letters_and_other_bytes_are_told_apart():
+    saved = {"class_names": ("caf\u00e9", "dog")}
+    with pytest.raises(CheckpointError, match=r"'caf\\xe9' is not 'cafe\\u0301' \(Unicode form NFC against NFD\)"):
+        check_same_model(saved, {"class_names": ("cafe\u0301", "dog")})
+    with pytest.raises(CheckpointError, match=r"that it was trained with\.$"):
+        check_same_model({"backbone": "resnet18"}, {"backbone": "resnet50"})
