@@ -142,7 +142,7 @@ def run_case(case: Any, root: Path, watch: Watch) -> tuple[str, str, str]:
         verdict, kind, detail = "accepted", "", ""
     except case.own_errors as error:
         verdict, kind, detail = "rejected", kind_of(str(error)), str(error)
-        if str(case.path) not in detail and not getattr(case, "names_itself", False):
+        if str(case.path) not in detail:
             verdict, kind = "failed", "the message does not name the file"
         if len(detail) > MESSAGE:
             verdict, kind = "failed", "the message is longer than a screen"
@@ -259,11 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for outcome in fuzz(numbers, cases):
             outcomes.append(outcome)
             if outcome.verdict == "failed" or args.only is not None:
-                print(
-                    plain(
-                        f"--of {' '.join(args.of)} --seed {args.seed} --only {outcome.case}: {outcome.family}: {outcome.verdict}, {outcome.kind}"
-                    )
-                )
+                again = f"--of {' '.join(args.of)} --seed {args.seed} --only {outcome.case}"
+                print(f"{again}: {outcome.family}: {outcome.verdict}, {plain(outcome.kind)}")
                 print("  " + plain(outcome.detail, lines=True).replace("\n", "\n  ")[-3000:], flush=True)
     print(table(outcomes, [family for _, family in cases.families]))
     if args.json:

@@ -31,17 +31,17 @@ KINDS = {
     "picture: cannot be decoded": "cannot be decoded|cannot be read|are damaged",
     "checkpoint: another network or settings": "does not fit this project's SSDModule",
     "checkpoint: another network (published)": "its backbone is none of|no SSD300 confidence head|looks like",
-    "checkpoint: lists or tables of another kind": "should map|names|no `model` state dict|is no list of|is no table of",
+    "checkpoint: lists or tables of another kind": "should map|names|no `model` state dict|expected a list of",
     "checkpoint: neither ours nor published": "neither a Lightning checkpoint|expected a checkpoint dict",
-    "checkpoint: no state dict of weights": "holds no state dict",
+    "checkpoint: no state dict of weights": "(holds|is) no state dict",
     "checkpoint: no run to go on with": "no run to resume|no training to go on|cannot be resumed|nothing to go on from",
-    "checkpoint: zip file not as torch writes it": r"is compressed|encrypted or|there twice|overlaps|is too large|no parts",
+    "checkpoint: zip file not as torch writes it": r"is compressed|encrypted or|there twice|overlaps|no parts",
     "checkpoint: changed since it was written": "was changed since",
     "checkpoint: larger inside than outside": "more than [0-9]+ (MiB|instructions)|named again and again",
     "checkpoint: a tensor beyond its storage": "a tensor of|storages? of|a tensor with a negative|in two lengths",
     "checkpoint: more than plain data": "holds more than tensors and plain data",
     "checkpoint: damaged or cut off": "not a readable torch checkpoint",
-    "prediction: no such input or class": "--classes|no picture in this folder|no such file or folder|would be overwritten",
+    "prediction: no such input or class": "--classes|no picture in this folder|no such file or folder",
 }
 
 
