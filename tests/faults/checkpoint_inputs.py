@@ -27,9 +27,9 @@ from tests.faults.pickle_damage import damaged_pickle, with_pickle
 from tests.faults.zip_damage import damaged_zip
 from training.pretrained import PretrainedWeightsError, backbone_weights
 
-FAMILIES = ("checkpoint bytes",) * 3 + ("checkpoint zip",) * 2 + ("checkpoint pickle",) * 3 + ("checkpoint values",) * 2
+FAMILIES = ("checkpoint bytes",) * 6 + ("checkpoint zip",) * 4 + ("checkpoint pickle",) * 6 + ("checkpoint values",) * 4
 NAMES, IDS = ("cat", "ö"), (3, 7)
-WHOLE = 12  # one in so many has a whole network
+WHOLE = 20  # one in so many has a whole network
 
 # What may stand in place of a value, beside `mutations.VALUES`.
 TENSORS = {

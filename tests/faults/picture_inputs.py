@@ -23,7 +23,7 @@ from prediction.detector import prepare as network_input
 from tests.faults.inputs import PICTURE, Violation, check_picture, expect, remove
 from tests.faults.mutations import bombs, damaged_bytes, with_other_sides
 
-FAMILIES = ("picture as Pillow writes it",) * 3 + ("picture damaged",) * 6 + ("picture in memory",)
+FAMILIES = ("picture as Pillow writes it",) * 7 + ("picture damaged",) * 12 + ("picture in memory",)
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 MODES += ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 # What may become of these is not what was drawn: halves of a byte, levels that only mean something to their owner, or
