@@ -57,6 +57,7 @@ test-slow: install ## the tests that take minutes
 test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs: nothing may be lost
 	$(BIN)/python -m tests.faults.run
 	$(BIN)/python -m tests.faults.fuzz_inputs --cases 10000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.fuzz_inputs --of checkpoints pictures names --cases 10000
 
 test-oldest: $(OLDEST)/.installed ## the tests with the oldest supported versions (Python 3.10 or 3.11; installs 5 GB)
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(SIDE_BY_SIDE)

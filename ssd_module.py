@@ -285,11 +285,26 @@ def load_module(path: str | Path) -> SSDModule:
         hparams.setdefault("category_ids", default_category_ids(hparams["num_classes"]))
     check_is_ours(checkpoint, path)
     try:
+        _check_shapes(checkpoint)
         module = SSDModule(**{**checkpoint["hyper_parameters"], "backbone_weights": None})
         module.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, OverflowError) as error:
         raise CheckpointError(f"{path}: does not fit this project's SSDModule ({str(error)[:400]})") from None
     return module
+
+
+def _check_shapes(checkpoint: dict[str, Any]) -> None:
+    """Raises RuntimeError unless the weights are those of the network that the settings ask for: known before that is
+    built, which for settings of another network would take its time and memory."""
+    settings, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    with torch.device("meta"):  # names and shapes only
+        network = SSD300(settings.get("backbone", "resnet50"), settings.get("num_classes", 80)).state_dict()
+    for name, expected in network.items():
+        found = getattr(state.get(f"model.{name}"), "shape", None)
+        if found != expected.shape:
+            raise RuntimeError(
+                f"model.{name}: expected a tensor of {list(expected.shape)}, found {found and list(found)}"
+            )
 
 
 def check_is_ours(checkpoint: dict[str, Any], path: str | Path) -> None:

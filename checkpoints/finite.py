@@ -27,7 +27,8 @@ def broken_tensors(checkpoint: dict[str, Any]) -> list[str]:
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[str, Tensor]]] = defaultdict(list)
     for name, tensor in named:
         if tensor.is_floating_point() and tensor.numel():
-            alike[tensor.device, tensor.dtype].append((name, tensor.detach()))
+            tensor = tensor.detach() if tensor.dtype.itemsize > 1 else tensor.detach().float()  # 8 bits have no norm
+            alike[tensor.device, tensor.dtype].append((name, tensor))
     broken = set()
     for group in alike.values():
         greatest = torch.stack(torch._foreach_norm([tensor for _, tensor in group], torch.inf))  # NaN stays NaN

@@ -74,7 +74,7 @@ def to_ours(published: dict[str, Any], name: str | Path = "the checkpoint") -> d
     try:
         optimizer = from_reference_optimizer(published["optimizer"], state, _parameter_names(model))
         epoch, iteration = int(published["epoch"]), int(published["iteration"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{name}: cannot be resumed ({type(error).__name__}: {error})") from None
     rates = [group.get("initial_lr", group["lr"]) for group in optimizer["param_groups"]]
     schedule = {
@@ -139,7 +139,10 @@ def _model_state(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Tens
     if not isinstance(checkpoint.get("model"), dict):
         found = ", ".join(sorted(map(str, checkpoint))[:8])
         raise CheckpointError(f"{path}: no `model` state dict in it (found {found}); expected the recipe's format")
-    return {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
+    state = checkpoint["model"]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise CheckpointError(f"{path}: its `model` is no state dict of tensors by name")
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _known(checkpoint: dict[str, Any], state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
@@ -148,6 +151,8 @@ def _known(checkpoint: dict[str, Any], state: dict[str, Tensor], path: str | Pat
     if names := _class_names_of(checkpoint.get("label_map"), known["num_classes"], path):
         known["class_names"] = names
     if ids := checkpoint.get("category_ids"):
+        if not isinstance(ids, (list, tuple)):
+            raise CheckpointError(f"{path}: `category_ids` is a {type(ids).__name__}, expected a list of integers")
         known["category_ids"] = list(ids)
     return known
 
@@ -213,6 +218,8 @@ def _class_names_of(label_map: Any, num_classes: int, path: str | Path) -> list[
     if not label_map:
         return None
     if not isinstance(label_map, dict) or not all(isinstance(name, str) for name in label_map.values()):
+        raise CheckpointError(f"{path}: `label_map` should map indices to names; got {str(label_map)[:80]}")
+    if not all(type(index) is int for index in label_map):
         raise CheckpointError(f"{path}: `label_map` should map indices to names; got {str(label_map)[:80]}")
     names = [label_map[index] for index in sorted(label_map) if index != 0]
     if len(names) != num_classes:

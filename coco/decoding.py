@@ -75,8 +75,9 @@ def decode_upright(path: Path) -> tuple[Image.Image, bool]:
         ImageError: as `decode`.
     """
     with _opened(path) as (_, picture):
-        turn, more_frames = UPRIGHT.get(orientation_of(picture)), has_more_frames(picture)
+        of_tiff, more_frames = orientation_of(picture) if picture.format == "TIFF" else None, has_more_frames(picture)
         rgb = to_rgb(picture)
+        turn = UPRIGHT.get(of_tiff or orientation_of(picture))
         return rgb if turn is None else rgb.transpose(turn), more_frames
 
 

@@ -40,7 +40,11 @@ Opened = Any  # an Image.Image, with what the plug-in of its format adds (tag_v2
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """EXIF's, of an opened picture; 1 (upright) where there is none. Ask before the pixels are loaded."""
+    """EXIF's, of an opened picture; 1 (upright) where there is none.
+
+    Ask of a TIFF before its pixels are loaded, which turns them; of others after that: in a PNG it may stand behind
+    them, and what is wrong with the pixels would be taken for a broken EXIF block.
+    """
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a broken EXIF block raises anything

@@ -61,6 +61,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = read_plain(path)
     except CheckpointError as error:
         raise PretrainedWeightsError(f"backbone_weights: {error}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise PretrainedWeightsError(f"backbone_weights: {path} holds no state dict of tensors")
     return state

@@ -1,6 +1,7 @@
 """What an SSDModule and its training can be set to: numbers out of range are refused before anything runs."""
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -33,6 +34,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Raises ValueError for a number that `SSDModule` cannot take, naming its flag."""
     if told := out_of_range(settings, RANGES, "--model."):
         raise ValueError(told)
+    for name, kind, words in (("class_names", str, "texts"), ("category_ids", int, "integers, each once")):
+        values = settings[name] or ()
+        if not (isinstance(values, Sequence) and all(isinstance(value, kind) for value in values)) or (
+            isinstance(values, str) or (kind is int and len(set(values)) != len(values))
+        ):
+            raise ValueError(f"--model.{name} {reprlib.repr(values)}: expected a list of {words}")
     milestones = list(settings["milestones"] or ())
     epochs = Range(1, whole=True)
     if not all(epoch in epochs for epoch in milestones) or milestones != sorted(set(milestones)):

@@ -73,7 +73,7 @@ class InputCase:
         self.path = root / "data" / "annotations" / "instances.json"
         self.cache = cache_of(self.path)
         for place in (self.path, self.cache):
-            _remove(place)
+            remove(place)
         self.own_errors: tuple[type[Exception], ...] = (AnnotationError,)
         if family == "cache":
             self._damage_cache()
@@ -89,7 +89,7 @@ class InputCase:
 
     def _put(self, path: Path, content: bytes, kinds: int = 1000) -> None:
         """Writes the file; five in `kinds` become something else that can stand at its place."""
-        _remove(path)
+        remove(path)
         kind = self.rng.randrange(kinds)
         if kind == 0:
             path.mkdir()
@@ -145,34 +145,40 @@ class InputCase:
     def _damage_picture(self) -> None:
         self.own_errors = (ImageError,)
         self.path = self.directory / "picture.jpg"
-        _remove(self.path)
+        remove(self.path)
         self._put(self.path, damaged_picture(self.rng, self.base["pictures"]))
 
     def _use_picture(self) -> None:
-        width, height = PICTURE
-        content = {
-            "images": [{"id": 1, "file_name": self.path.name, "width": width, "height": height}],
-            "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 40]}],
-            "categories": [{"id": 1, "name": "cat"}],
-        }
-        file = self.directory.parent / "annotations" / "picture.json"
-        file.write_text(json.dumps(content))
-        annotations = CocoAnnotations.load(file, cache=False)
         try:
-            check_sample(TrainingDataset(annotations, self.directory, seed=0)[self.rng.randrange(9), 0], 1)
-            image = EvaluationDataset(annotations, self.directory)[0]["image"]
-            _expect(image.shape == (300, 300, 3) and image.dtype == np.uint8, f"image {image.shape} {image.dtype}")
+            check_picture(self.path, PICTURE, self.rng.randrange(9))
         finally:  # also a picture that training refuses, for its size, must decode or be refused
             picture = decode(self.path)
-            _expect(picture.mode == "RGB" and min(picture.size) > 0, f"decoded to {picture.mode} {picture.size}")
+            expect(picture.mode == "RGB" and min(picture.size) > 0, f"decoded to {picture.mode} {picture.size}")
+
+
+def check_picture(path: Path, size: tuple[int, int], epoch: int) -> None:
+    """Training and evaluation on one picture, annotated with this size."""
+    content = {
+        "images": [{"id": 1, "file_name": path.name, "width": size[0], "height": size[1]}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [size[0] / 10, size[1] / 7, size[0] / 2, size[1] / 2]}
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    file = path.parent.parent / "annotations" / "picture.json"
+    file.write_text(json.dumps(content))
+    annotations = CocoAnnotations.load(file, cache=False)
+    check_sample(TrainingDataset(annotations, path.parent, seed=0)[epoch, 0], 1)
+    image = EvaluationDataset(annotations, path.parent)[0]["image"]
+    expect(image.shape == (300, 300, 3) and image.dtype == np.uint8, f"image {image.shape} {image.dtype}")
 
 
 def check_annotations(loaded: CocoAnnotations, directory: Path) -> None:
     """What the documentation of CocoAnnotations promises of any file that it accepts."""
     classes = len(loaded.class_names)
-    _expect((np.diff(loaded.image_ids) > 0).all(), "image ids not ascending")
-    _expect(np.isfinite(loaded.bboxes).all() and not np.isnan(loaded.areas).any(), "not finite")
-    _expect(((loaded.labels >= 1) & (loaded.labels <= classes)).all(), "a label that is no class")
+    expect((np.diff(loaded.image_ids) > 0).all(), "image ids not ascending")
+    expect(np.isfinite(loaded.bboxes).all() and not np.isnan(loaded.areas).any(), "not finite")
+    expect(((loaded.labels >= 1) & (loaded.labels <= classes)).all(), "a label that is no class")
     for index in range(len(loaded)):
         _expect_inside(directory, loaded.file_name(index))
         _check_boxes(*loaded.training_boxes(index), classes)
@@ -181,36 +187,36 @@ def check_annotations(loaded: CocoAnnotations, directory: Path) -> None:
 def check_sample(sample: dict[str, Any], classes: int) -> None:
     """What the loss needs of a training sample."""
     image = sample["image"]
-    _expect(image.shape == (300, 300, 3) and image.dtype == np.uint8, f"image {image.shape} {image.dtype}")
-    _expect(np.isfinite(sample["colour"]).all(), "colour not finite")
+    expect(image.shape == (300, 300, 3) and image.dtype == np.uint8, f"image {image.shape} {image.dtype}")
+    expect(np.isfinite(sample["colour"]).all(), "colour not finite")
     _check_boxes(sample["boxes"], sample["labels"], classes)
 
 
 def _check_boxes(boxes: np.ndarray, labels: np.ndarray, classes: int) -> None:
-    _expect(boxes.shape == (len(labels), 4) and boxes.dtype == np.float32, f"boxes {boxes.shape} {boxes.dtype}")
-    _expect(((boxes >= 0) & (boxes <= 1)).all(), f"boxes outside [0, 1] or NaN: {boxes}")
-    _expect((boxes[:, 2:] > boxes[:, :2]).all(), f"boxes without area, whose logarithm is -inf: {boxes}")
-    _expect(((labels >= 1) & (labels <= classes)).all(), f"labels {labels} of {classes} classes")
+    expect(boxes.shape == (len(labels), 4) and boxes.dtype == np.float32, f"boxes {boxes.shape} {boxes.dtype}")
+    expect(((boxes >= 0) & (boxes <= 1)).all(), f"boxes outside [0, 1] or NaN: {boxes}")
+    expect((boxes[:, 2:] > boxes[:, :2]).all(), f"boxes without area, whose logarithm is -inf: {boxes}")
+    expect(((labels >= 1) & (labels <= classes)).all(), f"labels {labels} of {classes} classes")
 
 
 def _expect_inside(directory: Path, name: str) -> None:
     # The names are compared, not what links lead to.
     path = os.path.normpath(directory / name)
-    _expect(f"{path}{os.sep}".startswith(f"{directory}{os.sep}"), f"file name {name!r} leaves the image directory")
+    expect(f"{path}{os.sep}".startswith(f"{directory}{os.sep}"), f"file name {name!r} leaves the image directory")
 
 
 def _expect_same(loaded: CocoAnnotations, other: CocoAnnotations) -> None:
     same = all(np.array_equal(getattr(loaded, name), getattr(other, name), equal_nan=True) for name in ARRAYS)
     same = same and (loaded.category_ids, loaded.class_names) == (other.category_ids, other.class_names)
-    _expect(same, "the cache does not hold what the json does")
+    expect(same, "the cache does not hold what the json does")
 
 
-def _expect(condition: bool, otherwise: str) -> None:
+def expect(condition: bool, otherwise: str) -> None:
     if not condition:
         raise Violation(otherwise)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

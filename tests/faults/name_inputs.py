@@ -1,0 +1,322 @@
+"""Cases of the input fuzz: odd names of classes and files, and everything that shows them.
+
+The names go through annotations, training samples, the check of a data set, the report of an evaluation, TensorBoard,
+the pictures of a validation, and a prediction with its tables: in none of these may a name do more than be seen, or
+lead out of a directory, or get lost.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import unicodedata
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
+from coco import check
+from coco.annotations import AnnotationError, CocoAnnotations
+from coco.dataset import EvaluationDataset
+from coco.decoding import ImageError
+from command_line.streams import PlainText
+from evaluation.metric import CocoMeanAveragePrecision
+from evaluation.report import class_table, write_report
+from prediction.detector import Detections, labels_of
+from prediction.files import ResultFiles
+from prediction.inputs import find_inputs
+from prediction.pipeline import Prediction
+from tests.faults.inputs import check_annotations, expect, remove
+from tests.faults.mutations import pictures
+from tests.faults.odd_names import odd_file_name, odd_name
+from training.pictures import ClassPrecision, TensorBoardPictures
+
+# Of twenty cases; a report, of which matplotlib takes a second, is the last.
+FAMILIES = ("names: annotations",) * 4 + ("names: prediction",) * 9 + ("names: TensorBoard",) * 6 + ("names: report",)
+SIZE = (64, 48)
+# What a terminal obeys, reorders by or cannot show.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+ESCAPED = re.compile(r"\\[!-/:-@\[-`{-~]")
+MARKUP = re.compile(r"[`*_\[\]<>#!|&$@]|://|www\.", re.IGNORECASE)
+
+
+def prepare(root: Path, seed: int) -> dict[str, Any]:
+    """Draws and writes everything once, so that what that needs (fonts, modules) is loaded."""
+    base = {"picture": pictures(SIZE)["JPEG"]}
+    for family in dict.fromkeys(FAMILIES):
+        NameCase(family, Random(seed), root, base, plain=True).use()
+    return base
+
+
+class NameCase:
+    """Classes and files of odd names below `root` / "data", and outputs below `root` / "out"; attributes as
+    `inputs.InputCase`."""
+
+    def __init__(self, family: str, rng: Random, root: Path, base: dict[str, Any], plain: bool = False) -> None:
+        self.rng, self.picture = rng, base["picture"]
+        self.data, self.out = root / "data" / "named", root / "out"
+        for directory in (self.data, self.out):
+            remove(directory)
+            directory.mkdir(parents=True)
+        self.path, self.file = self.data, self.data / "annotations.json"
+        self.own_errors = (AnnotationError, ImageError, MisconfigurationException)
+        count = rng.choice((1, 2, 3, 6))
+        self.classes = [f"class {i}" if plain else odd_name(rng) for i in range(count)]
+        count = rng.choice((1, 1, 2, 4))
+        if family == "names: prediction" or rng.random() < 0.5:
+            names = {b"x.jpg"} if plain else {odd_file_name(rng) for _ in range(count)}
+            self.files = [os.fsdecode(name) for name in sorted(names)]
+        else:
+            self.files = ["x.jpg"] if plain else [odd_name(rng) for _ in range(count)]
+        if rng.random() < 0.7 and family != "names: prediction":  # most with whole characters alone, which are taken
+            self.classes, self.files = (
+                [re.sub("[\ud800-\udfff]", "", name) for name in names] for names in (self.classes, self.files)
+            )
+        self.ids = sorted(rng.sample(range(-5, 100), len(self.classes)))
+        self.use = {
+            "names: annotations": self._use_annotations,
+            "names: prediction": self._use_prediction,
+            "names: TensorBoard": self._use_tensorboard,
+            "names: report": self._use_report,
+        }[family]
+
+    # The data set
+
+    def _annotations(self) -> CocoAnnotations:
+        """The annotations that name them; the files that can be made are there."""
+        images = self.data / "images"
+        images.mkdir()
+        for name in self.files:
+            with contextlib.suppress(OSError, ValueError):
+                path = images / name
+                if path.resolve().is_relative_to(images.resolve()):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(self.picture)
+        box = [5, 5, 30, 20]
+        count = max(len(self.classes), len(self.files))
+        rows = [
+            {"id": i, "image_id": 1 + i % len(self.files), "category_id": self.ids[i % len(self.ids)], "bbox": box}
+            for i in range(count)
+        ]
+        content = {
+            "images": [
+                {"id": i, "file_name": name, "width": SIZE[0], "height": SIZE[1]}
+                for i, name in enumerate(self.files, 1)
+            ],
+            "categories": [{"id": i, "name": name} for i, name in zip(self.ids, self.classes, strict=True)],
+            "annotations": rows,
+        }
+        text = json.dumps(content, ensure_ascii=self.rng.random() < 0.5)
+        self.file.write_bytes(text.encode(errors="surrogatepass"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = CocoAnnotations.load(self.file, cache=self.rng.random() < 0.3)
+        expect(list(loaded.class_names) == self.classes, "class names are not those of the file")
+        expect([loaded.file_name(i) for i in range(len(loaded))] == self.files, "file names are not those of the file")
+        check_annotations(loaded, images)
+        return loaded
+
+    def _use_annotations(self) -> None:
+        loaded = self._annotations()
+        arguments = [str(self.data), "--output", str(self.out / "check.png"), "--json", str(self.out / "check.json")]
+        for split in ("train", "val"):
+            arguments += [f"--{split}_images", "images", f"--{split}_annotations", self.file.name]
+        with terminal() as shown:
+            code = check.main(arguments)
+        check_shown(shown())
+        expect(code in (0, 1) and (self.out / "check.png").is_file(), f"exit code {code}")
+        json.loads((self.out / "check.json").read_text())
+        self._check_inside(1 + 1)
+        dataset = EvaluationDataset(loaded, self.data / "images")
+        for index, name in enumerate(self.files):
+            there = _is_file(self.data / "images" / name)
+            try:
+                expect(dataset[index]["image"].shape == (300, 300, 3), "no picture")
+            except ImageError:
+                expect(not there, f"{name!r} is there, and refused")
+        with contextlib.suppress(MisconfigurationException):
+            labels_of([self.rng.choice((*self.classes, "x", "id:3"))], loaded.class_names, loaded.category_ids)
+
+    # A prediction
+
+    def _use_prediction(self) -> None:
+        pictures_ = self.data / "pictures"
+        pictures_.mkdir()
+        for name in self.files:
+            (pictures_ / name).write_bytes(self.picture)
+        by_name = self.rng.random() < 0.3
+        found = find_inputs([str(pictures_ / name) for name in self.files] if by_name else [str(pictures_)], self.out)
+        with terminal() as shown, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with (
+                ResultFiles(self.out, self.classes, self.ids) as files,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                prediction = Prediction(self._detector(), files, pool, 1, 2, self.out, True)
+                prediction.predict(found)
+            print(prediction.summary(found))
+        check_shown(shown(), bars=True)
+        self._check_tables(found, prediction)
+        drawn = [each for each in found.inputs if each.path not in prediction.problems]
+        for each in drawn:
+            expect((self.out / each.drawn).is_file(), f"{each.drawn!r} was not drawn")
+        self._check_inside(len(drawn) + 3)
+
+    def _detector(self) -> Any:
+        """One that finds the first two classes in every picture."""
+        boxes = np.array([[5, 5, 30, 20], [1, 1, 60, 40]], np.float32)[: len(self.classes)]
+        count = len(boxes)
+        found = Detections(
+            boxes,
+            np.array([0.9, 0.5], np.float32)[:count],
+            np.arange(1, count + 1),
+            tuple(self.classes[:count]),
+            tuple(self.ids[:count]),
+            SIZE,
+        )
+        module = SimpleNamespace(class_names=tuple(self.classes), category_ids=tuple(self.ids))
+        return SimpleNamespace(module=module, detect=lambda samples: [found] * len(samples))
+
+    def _check_tables(self, found: Any, prediction: Any) -> None:
+        images = json.loads((self.out / "images.json").read_text(encoding="utf-8"))
+        taken = [each.path.as_posix() for each in found.inputs if each.path not in prediction.problems]
+        expect([image["file_name"] for image in images["images"]] == taken, "images.json names other files")
+        classes = json.loads(json.dumps(self.classes))  # two halves of a character are one in JSON
+        expect([category["name"] for category in images["categories"]] == classes, "images.json: other classes")
+        json.loads((self.out / "detections.json").read_text(encoding="utf-8"))
+        check_csv(self.out / "detections.csv", len(taken) * min(2, len(self.classes)), (0, 2))
+
+    # TensorBoard
+
+    def _use_tensorboard(self) -> None:
+        loaded = self._annotations()
+        there = [i for i in range(len(loaded)) if _is_file(self.data / "images" / loaded.file_name(i))]
+        logger = TensorBoardLogger(self.out, "logs", "")
+        data = SimpleNamespace(val_annotations=loaded, val_directory=self.data / "images")
+        trainer = SimpleNamespace(
+            is_global_zero=True, sanity_checking=False, global_step=1, datamodule=data, loggers=[logger]
+        )
+        rows = [
+            {"name": n, "category_id": i, "ground_truths": 1, "AP": 0.5}
+            for n, i in zip(self.classes, self.ids, strict=True)
+        ]
+        module = SimpleNamespace(
+            class_names=loaded.class_names,
+            category_ids=loaded.category_ids,
+            metric=SimpleNamespace(per_class=lambda: rows),
+        )
+        shown, count = TensorBoardPictures(), len(there)
+        boxes = torch.tensor([5.0, 5, 30, 20]).expand(count, 1, 4)
+        outputs = boxes, torch.full((count, 1), 0.9), torch.ones(count, 1, dtype=torch.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shown.on_validation_epoch_start(trainer, module)
+            shown.on_validation_batch_end(trainer, module, outputs, {"image_ids": loaded.image_ids[there]}, 0)
+        ClassPrecision().on_validation_end(trainer, module)
+        logger.finalize("success")
+        tags = [value.tag for file in Path(logger.log_dir).iterdir() for value in _values(file)]
+        expect(len(tags) == len(set(tags)) == len(rows) + min(count, shown.count), f"tags {tags}")
+        for tag in tags:
+            expect(tag.count("/") == 1 and not OBEYED.search(tag) and len(tag.encode()) < 255, f"tag {tag!r}")
+
+    # A report
+
+    def _use_report(self) -> None:
+        loaded = self._annotations()
+        metric = CocoMeanAveragePrecision(loaded)
+        count = len(loaded)
+        boxes = torch.tensor([[5.0, 5, 35, 25], [0, 0, 9, 9]]).expand(count, 2, 4)
+        labels = torch.ones(count, 2, dtype=torch.int64)
+        metric.update(loaded.image_ids.tolist(), boxes, torch.tensor([0.9, 0.5]).expand(count, 2), labels)
+        numbers = metric.compute()
+        table = class_table(metric.per_class())
+        check_shown(table)
+        expect(table.count("\n") == 2 + len(self.classes), "the table has other lines than classes")
+        facts = {"images": count, "images_in_split": count, "score_threshold": 0.05}
+        # Drawing both plots takes matplotlib 2 s; in one of them are names.
+        with warnings.catch_warnings(), mock.patch("evaluation.report._plot_scores"):
+            warnings.simplefilter("ignore")
+            write_report(self.out, metric, numbers, facts, self.data / "images")
+        written = json.loads((self.out / "report.json").read_text(encoding="utf-8"))
+        expect(sorted(row["name"] for row in written["classes"]) == sorted(self.classes), "report.json: other classes")
+        check_csv(self.out / "classes.csv", len(self.classes), (0,))
+        self._check_markdown()
+        self._check_inside(5 + len(list((self.out / "worst").glob("*.png"))))
+
+    def _check_markdown(self) -> None:
+        lines = (self.out / "worst" / "index.md").read_text(encoding="utf-8").split("\n")
+        for line in lines[4:]:
+            body = re.sub(r"^(## )?\d+\. ", "", line)
+            if re.fullmatch(r"!\[\]\([\w%.~/-]*\)", body):
+                continue
+            live = ESCAPED.sub("", body)
+            expect(not MARKUP.search(live) and not OBEYED.search(body), f"index.md: {line!r}")
+        pictures_ = sum(line.startswith("![](") for line in lines)
+        expect(
+            pictures_ == len(list((self.out / "worst").glob("*.png"))), "index.md shows other pictures than there are"
+        )
+
+    def _check_inside(self, files: int) -> None:
+        """Nothing was written but so many files below the output directory."""
+        there = [os.path.join(folder, name) for folder, _, names in os.walk(self.out) for name in names]
+        expect(len(there) == files, f"{len(there)} files instead of {files}: {there}")
+
+
+@contextlib.contextmanager
+def terminal() -> Any:
+    """What is printed meanwhile, as a terminal gets it from our commands; the value is a function that gives it."""
+    stream = io.BytesIO()
+    text = PlainText(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+    def shown() -> str:
+        text.flush()  # and it lives as long as this function, since it would close the stream
+        return stream.getvalue().decode()
+
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        yield shown
+
+
+def check_shown(text: str, bars: bool = False) -> None:
+    """A terminal obeys nothing in the text; but a progress bar may move."""
+    if bars:
+        text = re.sub(r"\r|\x1b\[[0-9;?]*[AKm]", "", text)
+    found = OBEYED.search(text)
+    expect(found is None, f"a terminal gets {found and found[0]!r} in {text!r}"[:500])
+
+
+def check_csv(path: Path, rows: int, columns: tuple[int, ...]) -> None:
+    """A spreadsheet gets so many rows, and computes nothing of these columns."""
+    with open(path, newline="", encoding="utf-8") as file:
+        read = list(csv.reader(file))
+    expect(len(read) == rows + 1 and len({len(row) for row in read}) == 1, f"{path.name} has {len(read)} rows")
+    with open(path, newline="", encoding="utf-8") as file:
+        expect(file.read().count("\n") == rows + 1, f"{path.name} has rows of several lines")
+    for row in read[1:]:
+        for text in (row[column] for column in columns):
+            start = unicodedata.normalize("NFKC", text).lstrip()[:1]
+            expect(start not in ("=", "+", "-", "@") or not start, f"{path.name}: {text!r} is a formula")
+            expect(not OBEYED.search(text), f"{path.name}: {text!r}")
+
+
+def _values(file: Path) -> list[Any]:
+    events = (Event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load())
+    return [value for event in events for value in event.summary.value]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a NUL, or half a character
+        return False
