@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from coco.names import cell
 from coco.whole_files import replacing
@@ -27,7 +28,7 @@ class ResultFiles:
     """
 
     def __init__(self, directory: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
-        how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        how: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
         self.images = self.detections = 0
         with ExitStack() as stack:
             self._results, self._images, table = (
