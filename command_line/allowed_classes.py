@@ -1,8 +1,8 @@
 """Which classes a configuration may name: naming one imports its module and calls it, code of whoever wrote the file.
 
 It may name what the Trainer takes (callbacks, loggers, profilers, strategies, accelerators, plugins) out of this
-project, Lightning and torch. Everything else is refused before it is imported, unless `--allow_class PACKAGE` names it
-on the command line, where no configuration can write.
+project, Lightning and torch. Everything else is refused before it is imported, unless the command line, where no
+configuration can write, names it: as a value (`--trainer.callbacks+=my_package.MyCallback`), or by `--allow_class`.
 """
 
 import importlib.util
@@ -70,6 +70,7 @@ class AllowedClasses:
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self.names = tuple(sorted(set(names)))
+        self.typed: set[str] = set()  # class paths that are values of the command line
         self.refused: ClassRefused | ConfigTextError | None = None  # by the reader; jsonargparse may hold it back
         # jsonargparse's mode of reading values, configurations, and the files that they name.
         self.parser_mode = " ".join(("yaml allowing", *self.names))
@@ -92,6 +93,7 @@ class AllowedClasses:
             if key == "config":
                 self._check_file(value)
             elif key.partition(".")[0] == "trainer":
+                self._take_typed(value, key)
                 self._check_text(value, f"--{key}", key)
 
     def check(self, content: Any, where: str = "", key: str = "") -> None:
@@ -115,6 +117,12 @@ class AllowedClasses:
             self.refused = self.refused or error
             raise
         return content
+
+    def _take_typed(self, text: str, key: str) -> None:
+        try:
+            self.typed |= {value for _, value in _texts(load_text(text), key) if _is_dotted(value)}
+        except (ConfigTextError, yaml.YAMLError):
+            self.typed |= {text} if _is_dotted(text) else set()
 
     def _check_file(self, path: str) -> None:
         if os.path.getsize(path) > 4 * MAX_CHARACTERS:
@@ -141,6 +149,8 @@ class AllowedClasses:
         root = path.partition(".")[0]
         if root == "lightning":
             raise ClassRefused(f"{told} is another package's; write pytorch_lightning instead of lightning.pytorch")
+        if path in self.typed and root not in ROOTS:
+            return
         if root not in ROOTS:
             raise ClassRefused(
                 f"{told} was not imported: by itself a configuration may only name classes of this project, of "

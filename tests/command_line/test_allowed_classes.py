@@ -81,17 +81,12 @@ def test_a_configuration_imports_nothing_that_the_command_line_did_not_allow(par
         ["--trainer.callbacks", "spy.Spy"],
         ["--trainer.callbacks=[{class_path: spy.Spy}]"],
         ["--trainer.callbacks+=spy.Spy"],
-        ["--trainer.callbacks.help", "spy.Spy"],
-        ["--trainer.callbacks.help=spy.Spy"],
-        ["--trainer.logger.class_path=spy.Spy"],
         ["--trainer={callbacks: spy.Spy}"],
-        ["--trainer.callbacks+=LambdaCallback", "--trainer.callbacks.on_fit_start=spy.function"],
     ],
 )
-def test_nor_does_a_value_of_the_command_line(parse, ran, args):
-    with pytest.raises(UsageError, match=r"^--trainer[\w.\[\]]*: spy\.\w+ was not imported.*--allow_class spy "):
-        parse(*args)
-    assert not ran.exists()
+def test_what_the_command_line_itself_names_is_the_users_own(parse, ran, args):
+    made = parse(*args)
+    assert any(type(callback).__name__ == "Spy" for callback in made.trainer.callbacks) and ran.exists()
 
 
 @pytest.mark.parametrize("config", ["trainer: {callbacks: more.yaml}", "trainer: {callbacks: [more.yaml]}"])
@@ -103,8 +98,9 @@ def test_nor_does_a_file_that_a_configuration_names(parse, ran, config):
 
 
 def test_evaluation_is_held_to_the_same(ran, sample):
-    with pytest.raises(UsageError, match=r"^--trainer\.callbacks: spy\.Spy was not imported"):
-        EvaluateCLI(["--ckpt_path", "x.ckpt", "--data_root", str(sample), "--trainer.callbacks", "spy.Spy"])
+    with pytest.raises(UsageError, match=r"^--config c\.yaml: trainer\.callbacks: spy\.Spy was not imported"):
+        (ran.parent / "c.yaml").write_text("trainer: {callbacks: spy.Spy}")
+        EvaluateCLI(["--ckpt_path", "x.ckpt", "--data_root", str(sample), "--config", "c.yaml"])
     assert not ran.exists()
 
 
@@ -117,7 +113,7 @@ def test_what_the_command_line_allows_becomes_a_callback(parse, ran):
 def test_allowing_in_one_command_allows_nothing_in_the_next(parse, ran):
     parse("--allow_class=spy")
     with pytest.raises(UsageError, match=r"spy\.Spy was not imported"):
-        parse("--trainer.callbacks", "spy.Spy")
+        parse(config="trainer: {callbacks: spy.Spy}")
     assert not ran.exists()
 
 
