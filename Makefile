@@ -6,6 +6,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_FLAGS ?=
+# Anything: the versions of requirements.lock instead of the newest that pyproject.toml allows.
+LOCKED ?=
+UV ?= uv
+LOCK_FLAGS ?=
 BIN := $(VENV)/bin
 SAMPLE := data/sample
 DEMO_RUN := runs/demo
@@ -17,18 +21,24 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadsc
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-mlu test test-slow test-faults test-oldest lint format bench clean
+.PHONY: help install demo demo-mlu test test-slow test-faults test-oldest lint format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-13s %s\n", $$1, $$2 }'
 
-install: $(VENV)/.installed ## make the environment, or bring it up to date with pyproject.toml
+install: $(VENV)/.installed ## make the environment, or bring it up to date with pyproject.toml; LOCKED=1: tested versions
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+ifneq ($(LOCKED),)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	@# The lock has setuptools, which builds the project; nothing is taken that it does not list.
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	@# A torch that is there already (MLU containers) stays: pip may add to it but not replace it.
 	$(BIN)/python -c "from importlib.metadata import distributions as all; print(*sorted({f'{d.name}=={d.version}' for d in all() if d.name in ('torch', 'torchvision')}), sep='\n')" > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable ".[dev]"
+endif
 	touch $@
 
 demo: install ## train on the built-in sample data, print its COCO mAP, draw detections (minutes on a CPU)
@@ -85,6 +95,10 @@ lint: install ## ruff's rules and format, mypy's types
 format: install ## apply ruff's fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: ## remake requirements.lock: the newest versions that pyproject.toml allows, with hashes (needs uv)
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+		--no-annotate --upgrade --quiet --custom-compile-command "make lock" $(LOCK_FLAGS) --output-file requirements.lock
 
 clean: ## remove the environments, the sample data and the demo's run
 	rm -rf $(VENV) $(OLDEST) $(SAMPLE) $(DEMO_RUN) $(DEMO_MLU_RUN)

@@ -1,13 +1,17 @@
 """Installing where a torch is already there, as in MLU containers."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import PROJECT
 
@@ -80,3 +84,42 @@ def test_the_installed_command_finds_the_configurations_from_elsewhere(installed
 def test_an_installed_package_with_a_doors_name_is_not_shadowed(installed, tmp_path):
     places = run_elsewhere(tmp_path, "-c", "import sys; print(*sys.path, sep='\\n')").splitlines()
     assert places.index(sysconfig.get_path("purelib")) < places.index(str(PROJECT)), "site-packages are looked in first"
+
+
+def locked() -> dict[str, list[str]]:
+    """Name -> the blocks of requirements.lock that pin it: one, or one for each range of Pythons or systems."""
+    blocks: dict[str, list[str]] = {}
+    for block in re.split(r"\n(?=\S)", (PROJECT / "requirements.lock").read_text()):
+        if not block.startswith("#"):
+            blocks.setdefault(canonicalize_name(block.partition("==")[0]), []).append(block)
+    return blocks
+
+
+def assert_is_pinned(requirement: Requirement) -> None:
+    pinned = [re.match(r"[^=]+==([^ ;\\]+)", block)[1] for block in locked()[canonicalize_name(requirement.name)]]
+    assert pinned and all(version in requirement.specifier for version in pinned)
+
+
+def required(lines: Iterable[str]) -> list[Requirement]:
+    return [Requirement(line) for line in lines if not line.startswith(("#", "ssd300-lightning"))]
+
+
+@pytest.mark.parametrize("requirement", required((PROJECT / "requirements.txt").read_text().splitlines()), ids=str)
+def test_the_lock_pins_each_requirement_within_its_range(requirement):
+    assert_is_pinned(requirement)
+
+
+def test_the_lock_has_the_tools_too():
+    tomllib = pytest.importorskip("tomllib", reason="in Python from 3.11 on")
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for requirement in required(line for lines in extras.values() for line in lines):
+        assert_is_pinned(requirement)
+
+
+def test_every_line_of_the_lock_has_hashes_and_none_says_where_to_take_it():
+    text, blocks = (PROJECT / "requirements.lock").read_text(), [block for many in locked().values() for block in many]
+    assert len(blocks) > 50 and "setuptools" in locked(), "which builds the project"
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"\S+==\S+( ; [^/]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines)
+    assert "://" not in text and not re.search(r"\b[\w-]+\.(org|com|net|io)\b", text)

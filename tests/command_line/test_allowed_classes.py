@@ -92,7 +92,8 @@ def test_what_the_command_line_itself_names_is_the_users_own(parse, ran, args):
 @pytest.mark.parametrize("config", ["trainer: {callbacks: more.yaml}", "trainer: {callbacks: [more.yaml]}"])
 def test_nor_does_a_file_that_a_configuration_names(parse, ran, config):
     (ran.parent / "more.yaml").write_text("class_path: spy.Spy\n")
-    with pytest.raises(UsageError, match=r"class_path: spy\.Spy was not imported.*--allow_class spy "):
+    older = "No module named 'more'"  # jsonargparse that knows no files in lists
+    with pytest.raises(UsageError, match=rf"class_path: spy\.Spy was not imported.*--allow_class spy |{older}"):
         parse(config=config)
     assert not ran.exists()
 
