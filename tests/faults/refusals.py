@@ -25,7 +25,7 @@ KINDS = {
     "cache: not usable": "Delete this cache",
     "picture: another size than annotated": r"\d+x\d+ pixels( as stored)?, but",
     "picture: no known format": "not an image file",
-    "picture: too large": "decompression bomb|too large|exceeds limit|Too much memory|Decompressed data",
+    "picture: too large": "decompression bomb|too large|exceeds limit|Too much memory|Decompressed data|pixels a byte",
     "picture: cut off": "truncated|Truncated",
     "picture: in memory, of more than 8 bits": "a PIL image of mode",
     "picture: cannot be decoded": "cannot be decoded|cannot be read|are damaged",

@@ -36,9 +36,10 @@ def test_a_wrong_name_or_path_is_named(weights, message):
 
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
-    torch.save([1, 2], tmp_path / "x.pth")
-    with pytest.raises(PretrainedWeightsError, match=r"x\.pth holds no state dict"):
-        backbone_weights("resnet18", str(tmp_path / "x.pth"))
+    for content in ([1, 2], {5: torch.ones(1)}):
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(PretrainedWeightsError, match=r"x\.pth holds no state dict"):
+            backbone_weights("resnet18", str(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("where", ["a file", "torch.hub's cache"])
