@@ -257,22 +257,24 @@ def test_a_file_name_too_long_for_any_file_is_a_missing_picture(tmp_path):
         decode(tmp_path / ("x" * 300 + ".jpg"))
 
 
-def test_a_png_cut_off_within_its_pixels_is_refused_for_prediction_as_for_training(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "x.png")
-    data = (tmp_path / "x.png").read_bytes()
-    (tmp_path / "x.png").write_bytes(data[: len(data) // 2])
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    pieces = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+
+def test_a_png_that_is_broken_behind_its_pixels_is_refused_for_prediction_as_for_training(tmp_path):
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    too_much = b"a\0\0" + zlib.compress(bytes(2**21))
+    rows = zlib.compress((b"\0" + bytes(range(8))) * 8)
+    (tmp_path / "x.png").write_bytes(png((b"IHDR", header), (b"IDAT", rows), (b"zTXt", too_much), (b"IEND", b"")))
     for read in (decode, decode_upright):
         with pytest.raises(DamagedImageError, match=r"x\.png: cannot be decoded"):
             read(tmp_path / "x.png")
 
 
 def test_a_dark_png_of_16_bits_a_channel_is_refused_for_prediction_as_for_training(tmp_path):
-    row = b"\0" + bytes(6 * 8)
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * 8)), (b"IEND", b""))
-    pieces = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(pieces))
+    header, rows = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), zlib.compress(bytes(8 * (1 + 6 * 8)))
+    (tmp_path / "x.png").write_bytes(png((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")))
     for read in (decode, decode_upright):
         with pytest.raises(DamagedImageError, match="the upper ones are unused"):
             read(tmp_path / "x.png")
