@@ -33,6 +33,7 @@ KINDS = {
     "checkpoint: another network (published)": "its backbone is none of|no SSD300 confidence head|looks like",
     "checkpoint: lists or tables of another kind": "should map|names|no `model` state dict|expected a list of",
     "checkpoint: neither ours nor published": "neither a Lightning checkpoint|expected a checkpoint dict",
+    "checkpoint: weights of another backbone": "weights do not fit",
     "checkpoint: no state dict of weights": "(holds|is) no state dict",
     "checkpoint: no run to go on with": "no run to resume|no training to go on|cannot be resumed|nothing to go on from",
     "checkpoint: zip file not as torch writes it": r"is compressed|encrypted or|there twice|overlaps|no parts",
