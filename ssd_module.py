@@ -24,7 +24,7 @@ from ssd.parameters import parameter_groups
 from ssd.postprocess import detect
 from training.finetune import check_backbone, take_over
 from training.finite import SaveCheck
-from training.pretrained import backbone_weights
+from training.pretrained import load_backbone
 from training.resuming import Resume
 from training.schedule import RecipeSchedule
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
@@ -126,7 +126,7 @@ class SSDModule(pl.LightningModule):
             if self.trainer.is_global_zero:
                 print(plain(f"fine-tuning from {self.hparams.finetune_from}: {said}", lines=True))
         elif self.hparams.backbone_weights:
-            self.model.load_backbone(backbone_weights(self.hparams.backbone, self.hparams.backbone_weights))
+            load_backbone(self.model, self.hparams.backbone, self.hparams.backbone_weights)
 
     def _check_trainable(self) -> None:
         check_training_precision(self.trainer.precision)

@@ -92,8 +92,14 @@ def _to_reference(our_key: str, value: Tensor) -> Tensor:
 
 def _swap_layout(our_key: str, value: Tensor, to_reference: bool) -> Tensor:
     """Head channels: box-major [boxes, values] here, coordinate-major [values, boxes] there."""
-    part, index, *_ = our_key.split(".")
-    if part not in ("offset_heads", "logit_heads") or not index.isdigit() or int(index) >= len(BOXES_PER_CELL):
+    part, _, rest = our_key.partition(".")
+    index = rest.partition(".")[0]
+    if (
+        not value.dim()
+        or part not in ("offset_heads", "logit_heads")
+        or not index.isdecimal()
+        or int(index) >= len(BOXES_PER_CELL)
+    ):
         return value
     boxes = BOXES_PER_CELL[int(index)]
     if value.shape[0] % boxes:

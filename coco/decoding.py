@@ -18,7 +18,7 @@ import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from coco.picture_limits import check_file_size, check_jpeg
+from coco.picture_limits import check_file_size, check_jpeg, check_pixels
 from coco.picture_modes import UPRIGHT, has_more_frames, orientation_of, stored_size, to_rgb
 
 try:
@@ -163,6 +163,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         check_file_size(os.path.getsize(path))
         file = io.BytesIO(Path(path).read_bytes())
         with Image.open(file, formats=FORMATS) as picture:
+            check_pixels(file.getbuffer().nbytes, *picture.size)
             if picture.format in JPEGS:
                 check_jpeg(file.getvalue(), *picture.size)
             yield file, picture

@@ -143,6 +143,33 @@ def test_a_checkpoint_cut_off_is_refused_by_name(tmp_path):
         load_module(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 10**9}, "logit_heads.0.weight: expected a tensor of"),
+        ({"num_classes": 10**30}, "does not fit"),
+        ({"backbone": "resnet152"}, "expected a tensor of"),
+        ({"backbone": []}, "does not fit"),
+        ({"class_names": [1, 2, 3]}, "class_names.*expected a list of texts"),
+        ({"class_names": "abc"}, "class_names.*expected a list of texts"),
+        ({"category_ids": [1, 1, 2]}, "category_ids.*each once"),
+        ({"category_ids": [1, 2, float("inf")]}, "category_ids.*integers"),
+        ({"milestones": 5}, "does not fit"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_with_the_weights_are_refused_before_anything_is_built(
+    tmp_path, monkeypatch, settings, message
+):
+    ssd = module()
+    content = {"state_dict": ssd.state_dict(), "hyper_parameters": {**ssd.hparams, **settings}}
+    torch.save(content, tmp_path / "x.ckpt")
+    if "tensor" in message:
+        monkeypatch.setattr("ssd_module.SSDModule", lambda **kwargs: pytest.fail("built"))
+    with pytest.raises(CheckpointError, match=rf"x\.ckpt: .*{message}"):
+        load_module(tmp_path / "x.ckpt")
+
+
 def test_resuming_with_other_classes_is_refused_with_both():
     ssd = module(class_names=["a", "b", "c"])
     with pytest.raises(CheckpointError, match=r"class_names = \['x', 'b', 'c'\], this run has \['a', 'b', 'c'\]"):

@@ -9,10 +9,24 @@ import torchvision
 from torch import Tensor
 
 from checkpoints.files import CheckpointError, read_plain
+from ssd.model import SSD300
 
 
 class PretrainedWeightsError(RuntimeError):
     """The backbone's weights cannot be had; the message says how to go on."""
+
+
+def load_backbone(model: SSD300, backbone: str, weights: str) -> None:
+    """Copies `backbone_weights` into the backbone of a model.
+
+    Raises:
+        PretrainedWeightsError: as there, or weights of another network.
+    """
+    state = backbone_weights(backbone, weights)
+    try:
+        model.load_backbone(state)
+    except (ValueError, RuntimeError) as error:
+        raise PretrainedWeightsError(f"--model.backbone_weights {weights}: for {backbone}, {error}") from None
 
 
 def backbone_weights(backbone: str, weights: str) -> dict[str, Tensor]:

@@ -22,6 +22,11 @@ def test_one_number_that_is_not_finite_breaks_a_tensor_of_any_type(value, dtype)
     assert broken_tensors({"state_dict": state(dtype=dtype)}) == []
 
 
+def test_tensors_of_eight_bits_are_looked_through_too():
+    tensor = torch.tensor([1.0, float("nan")]).to(torch.float8_e5m2)
+    assert broken_tensors({"state_dict": {"w": tensor, "fine": tensor[:1]}}) == ["state_dict.w"]
+
+
 def test_a_number_whose_square_is_infinite_breaks_the_next_step():
     assert broken_tensors({"state_dict": state(-LARGEST)}) == ["state_dict.weight"]
     assert broken_tensors({"state_dict": state(LARGEST / 2)}) == []

@@ -11,7 +11,7 @@ from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finding import resume_path
 from checkpoints.published import to_ours
-from checkpoints.published_layout import to_reference_state
+from checkpoints.published_layout import from_reference_state, to_reference_state
 from command_line.evaluate import evaluate
 from datamodule import COCODataModule
 from evaluation.metric import NUMBERS
@@ -270,12 +270,24 @@ def test_the_scaler_of_fp16_training_travels_too(both, sample, tmp_path):
         ({"epoch": "three"}, "x.pt: cannot be resumed .*three"),
         ({"model": {"conf.0.bias": torch.zeros(20)}}, "its backbone is none of resnet18"),
         ({"label_map": {0: "background", 1: "cat"}}, "names 1 classes, the heads have 4"),
+        ({"label_map": {"a": "b", 1: "c"}}, "x.pt: `label_map` should map"),
+        ({"model": {"a": 1}}, "x.pt: its `model` is no state dict of tensors"),
+        ({"model": {5: torch.ones(1)}}, "x.pt: its `model` is no state dict of tensors"),
+        ({"category_ids": 5}, "x.pt: `category_ids` is a int, expected a list"),
+        ({"optimizer": []}, "x.pt: cannot be resumed"),
+        ({"optimizer": {"param_groups": [5, 6], "state": {}}}, "x.pt: cannot be resumed"),
+        ({"epoch": float("inf")}, "x.pt: cannot be resumed"),
     ],
 )
 def test_a_file_that_cannot_be_resumed_is_refused_with_the_reason(both, change, message):
     raw = torch.load(both / "0.pt", weights_only=True) | change
     with pytest.raises(CheckpointError, match=message):
         to_ours(raw, "x.pt")
+
+
+def test_names_without_a_dot_and_numbers_without_dimensions_are_no_heads():
+    state = {"x": torch.tensor(1.0), "loc.0.bias": torch.tensor(2.0), "conf.²": torch.ones(2)}
+    assert len(from_reference_state(state)) == 3
 
 
 def test_a_file_with_weights_alone_can_be_evaluated_and_fine_tuned_but_not_resumed(both, tmp_path):

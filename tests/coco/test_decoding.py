@@ -1,4 +1,6 @@
 import os
+import struct
+import zlib
 
 import numpy as np
 import PIL
@@ -8,7 +10,7 @@ from PIL import Image
 from coco import decoding
 from coco.annotations import CocoAnnotations
 from coco.dataset import TrainingDataset
-from coco.decoding import DamagedImageError, ImageError, decode, decode_crop, decoder_name
+from coco.decoding import DamagedImageError, ImageError, decode, decode_crop, decode_upright, decoder_name
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -253,3 +255,26 @@ def test_a_pipe_or_a_directory_is_no_picture_and_is_not_waited_for(tmp_path, mak
 def test_a_file_name_too_long_for_any_file_is_a_missing_picture(tmp_path):
     with pytest.raises(ImageError, match="no such image file"):
         decode(tmp_path / ("x" * 300 + ".jpg"))
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    pieces = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+
+def test_a_png_that_is_broken_behind_its_pixels_is_refused_for_prediction_as_for_training(tmp_path):
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    too_much = b"a\0\0" + zlib.compress(bytes(2**21))
+    rows = zlib.compress((b"\0" + bytes(range(8))) * 8)
+    (tmp_path / "x.png").write_bytes(png((b"IHDR", header), (b"IDAT", rows), (b"zTXt", too_much), (b"IEND", b"")))
+    for read in (decode, decode_upright):
+        with pytest.raises(DamagedImageError, match=r"x\.png: cannot be decoded"):
+            read(tmp_path / "x.png")
+
+
+def test_a_dark_png_of_16_bits_a_channel_is_refused_for_prediction_as_for_training(tmp_path):
+    header, rows = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), zlib.compress(bytes(8 * (1 + 6 * 8)))
+    (tmp_path / "x.png").write_bytes(png((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")))
+    for read in (decode, decode_upright):
+        with pytest.raises(DamagedImageError, match="the upper ones are unused"):
+            read(tmp_path / "x.png")

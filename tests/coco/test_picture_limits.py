@@ -71,3 +71,16 @@ def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding.Path, "read_bytes", lambda path: pytest.fail("read"))
     with pytest.raises(DamagedImageError, match=r"x\.png: cannot be decoded \(2147483649 bytes"):
         decode(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("read", READERS, ids=["whole", "upright", "crop", "crop by Pillow"])
+def test_a_small_file_does_not_become_a_hundred_megapixels(tmp_path, monkeypatch, read):
+    monkeypatch.setattr(decoding, "to_rgb", lambda picture: pytest.fail("decoded"))
+    data = bytearray(jpeg(progressive=False))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (10_000).to_bytes(2, "big") * 2  # claimed height and width
+    (tmp_path / "x.jpg").write_bytes(data[:5000])
+    with pytest.raises(DamagedImageError, match=r"x\.jpg: .*10000x10000 pixels in 5000 bytes; beyond 25 mega"):
+        read(tmp_path / "x.jpg")
+    picture_limits.check_pixels(5000, 5000, 5000)
+    picture_limits.check_pixels(100_000, 10_000, 10_000)  # one colour alone, in a PNG, is three times as large

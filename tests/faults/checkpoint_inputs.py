@@ -8,7 +8,6 @@ refused at last for what they lack; some hold a whole network, and are taken whe
 
 import io
 import warnings
-from collections import OrderedDict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,76 +20,16 @@ from checkpoints.progress import progress_after
 from checkpoints.published import from_ours
 from ssd.parameters import parameter_groups
 from ssd_module import SSDModule, load_module
-from tests.faults.inputs import Violation, expect, remove
+from tests.faults.inputs import expect, remove
 from tests.faults.mutations import VALUES, damaged_bytes
+from tests.faults.odd_values import SETTINGS, TENSORS
 from tests.faults.pickle_damage import damaged_pickle, with_pickle
 from tests.faults.zip_damage import damaged_zip
-from training.pretrained import PretrainedWeightsError, backbone_weights
+from training.pretrained import PretrainedWeightsError, load_backbone
 
 FAMILIES = ("checkpoint bytes",) * 6 + ("checkpoint zip",) * 4 + ("checkpoint pickle",) * 6 + ("checkpoint values",) * 4
 NAMES, IDS = ("cat", "ö"), (3, 7)
 WHOLE = 20  # one in so many has a whole network
-
-# What may stand in place of a value, beside `mutations.VALUES`.
-TENSORS = {
-    "empty": lambda: torch.empty(0),
-    "endless and empty": lambda: torch.empty(0, 2**40),
-    "number": lambda: torch.tensor(3.0),
-    "not a number": lambda: torch.full((4,), float("nan")),
-    "double": lambda: torch.ones(3, dtype=torch.float64),
-    "complex": lambda: torch.ones(3, dtype=torch.complex64),
-    "half": lambda: torch.ones(3, dtype=torch.float16),
-    "boolean": lambda: torch.ones(3, dtype=torch.bool),
-    "eight bits": lambda: torch.ones(3).to(torch.float8_e5m2),
-    "unsigned": lambda: torch.ones(3, dtype=torch.uint8).to(torch.uint16),
-    "expanded": lambda: torch.ones(1).expand(2**40),
-    "strided": lambda: torch.ones(100)[::7],
-    "sparse": lambda: torch.ones(3, 3).to_sparse(),
-    "compressed": lambda: torch.ones(3, 3).to_sparse_csr(),
-    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
-    "without storage": lambda: torch.empty(3, device="meta"),
-    "parameter": lambda: torch.nn.Parameter(torch.ones(3)),
-    "of 25 dimensions": lambda: torch.ones([1] * 25),
-    "of 64 dimensions": lambda: torch.ones([1] * 64),
-    "module": lambda: torch.nn.Linear(2, 2),
-    "type": lambda: torch.float32,
-    "device": lambda: torch.device("cuda", 7),
-    "array": lambda: torch.ones(3).numpy(),
-    "path": lambda: Path("/etc/passwd"),
-    "ordered": lambda: OrderedDict(a=1),
-    "set": lambda: {1, "a"},
-    "bytes": lambda: bytes(3),
-    "endless text": lambda: "x" * 3_000_000,
-    "shape": lambda: torch.Size([1, 2]),
-}
-# Names of hyper-parameters and what may stand there.
-SETTINGS: dict[str, list[Any]] = {
-    "num_classes": [0, -1, 1, 3, 1.0, 1.5, 10**5, 10**9, 2**63, 10**30, True, "2", float("nan"), None, [2]],
-    "backbone": ["resnet18", "resnet152", "resnet", "", None, [], {}, 18, "x" * 10_000, "__class__"],
-    "class_names": [
-        None,
-        [],
-        "ab",
-        ["a"],
-        ["a", "a"],
-        [1, 2],
-        [None, None],
-        ["a", "\ud800"],
-        {"a": 1},
-        7,
-        [["a"], "b"],
-    ],
-    "category_ids": [None, [], "12", [1, 1], [7, 3], [1.5, 2], ["1", "2"], [2**70, 1], [float("inf"), 1], 5, [None, 1]],
-    "milestones": [None, [], 5, "43", [5, 3], [1.5], [True], [float("nan")], [2**80], [[1]], {1: 2}],
-    "score_threshold": [0, 1, -1, "0.1", None, float("nan"), [0.1]],
-    "max_detections": [0, 10**9, 1.5, "9", None],
-    "backbone_weights": ["/etc/passwd", 5, "IMAGENET1K_V2"],
-    "finetune_from": ["/etc/passwd", 5],
-    "channels_last": ["x", None, []],
-    "x": [1],
-    "self": [1],
-    "path": ["/etc/passwd"],
-}
 
 
 def prepare(root: Path, seed: int) -> dict[str, Any]:
@@ -116,14 +55,14 @@ def prepare(root: Path, seed: int) -> dict[str, Any]:
         for name, content in small.items()
         for kind in ("zip", "legacy")
     }
-    return {"whole": whole, "small": small, "files": files}
+    return {"network": module.model, "whole": whole, "small": small, "files": files}
 
 
 class CheckpointCase:
     """One damaged checkpoint below `root` / "data"; attributes as `inputs.InputCase`."""
 
     def __init__(self, family: str, rng: Random, root: Path, base: dict[str, Any]) -> None:
-        self.rng = rng
+        self.rng, self.network = rng, base["network"]
         self.path = root / "data" / "run" / rng.choice(("model.ckpt", "model.pt", "é [1].ckpt"))
         self.own_errors = (CheckpointError, PretrainedWeightsError)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +88,7 @@ class CheckpointCase:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self.takes_part == "torchvision":
-                return _check_weights(backbone_weights("resnet18", str(self.path)))
+                return load_backbone(self.network, "resnet18", str(self.path))
             if self.rng.random() < 0.3:
                 resume_path(str(self.path), None)
             _check_module(load_module(self.path))
@@ -206,11 +145,6 @@ def _check_module(module: SSDModule) -> None:
     expect(0 <= module.hparams.score_threshold < 1, f"score_threshold {module.hparams.score_threshold!r}")
     expect(all(p.dtype == torch.float32 and p.device.type == "cpu" for p in module.parameters()), "not float32")
     expect(module.model.num_classes == len(names), "a network of other classes")
-
-
-def _check_weights(weights: dict[str, Any]) -> None:
-    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
-        raise Violation("no state dict of tensors")
 
 
 def _optimizer(module: SSDModule) -> dict[str, Any]:

@@ -38,14 +38,12 @@ from coco.names import plain
 from tests.faults import checkpoint_inputs, name_inputs, picture_inputs
 from tests.faults.inputs import FAMILIES, InputCase, prepare
 from tests.faults.refusals import kind_of, out_of_memory
+from tests.faults.watch import Watch
 
 TIME_LIMIT = 60.0  # s a case, after which it counts as hanging; on a busy machine too
 MEMORY_LIMIT = 1536 * 2**20  # bytes a case may take on top of what is there; Pillow's largest picture is 179 Mpixel
 MESSAGE = 2000  # characters
 ROOM = 512 * 2**20  # bytes of addresses beyond it: a thread reserves 72 MiB, and uses few of them
-LIBRARY = tuple({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))})
-FONTS = ("/usr/share/fonts", "/usr/local/share/fonts")
-PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ SUITES = {
 class Cases:
     """What the cases of some suites are made from: case n has family n of theirs, from the first again at their end."""
 
-    def __init__(self, suites: Sequence[str], seed: int, root: Path) -> None:
-        self.seed, self.root = seed, root
+    def __init__(self, suites: Sequence[str], seed: int, root: Path, seconds: float | None = None) -> None:
+        self.seed, self.root, self.seconds = seed, root, seconds
         self.families = [(name, family) for name in suites for family in SUITES[name].families]
         self.bases = {name: SUITES[name].prepare(root, seed) for name in suites}
 
@@ -96,41 +94,6 @@ class Outcome:
     peak_bytes: int = 0  # resident, above what was there before
     processor: float = 0.0  # s
     detail: str = ""
-
-
-class Watch:
-    """Notes, through Python's audit events, which files outside the directories given are opened and what is run."""
-
-    def __init__(self) -> None:
-        self.inside: tuple[str, ...] | None = None  # None: not watching
-        self.seen: list[str] = []
-        sys.addaudithook(self._on_event)
-
-    @contextlib.contextmanager
-    def within(self, *directories: Path):
-        self.inside, self.seen = tuple(os.path.realpath(directory) for directory in directories), []
-        try:
-            yield
-        finally:
-            self.inside = None
-
-    def _on_event(self, event: str, arguments: tuple) -> None:
-        if self.inside is None:
-            return
-        if event in PROGRAMS:
-            self.seen.append(f"{event} {arguments[:2]}")
-        elif event == "open" and isinstance(arguments[0], (str, bytes)):
-            if os.fsdecode(arguments[0]) == os.path.basename(os.fsdecode(arguments[0])):
-                return  # shutil.rmtree, in a directory that it has open; no case gives a bare name
-            path = os.path.realpath(os.fsdecode(arguments[0]))
-            imported = _is_below(path, LIBRARY) and path.endswith((".py", ".pyc", ".so", ".ttf", ".mplstyle"))
-            imported |= _is_below(path, FONTS)
-            if not imported and not _is_below(path, self.inside):
-                self.seen.append(f"open {path}")
-
-
-def _is_below(path: str, directories: Sequence[str]) -> bool:
-    return any(path.startswith(directory + os.sep) for directory in directories)
 
 
 def run_case(case: Any, root: Path, watch: Watch) -> tuple[str, str, str]:
@@ -200,8 +163,9 @@ def _run_cases(numbers: Sequence[int], cases: Cases, connection: Connection) -> 
         verdict, kind, detail = run_case(case, cases.root, watch)
         taken, processor = time.monotonic() - started, time.process_time() - used
         peak = _memory("VmHWM") - before
-        if verdict != "failed" and processor > suite.seconds:
-            verdict, kind, detail = "failed", f"took more than {suite.seconds:g} s", f"{processor:.2f} s; {detail}"
+        seconds = cases.seconds or suite.seconds
+        if verdict != "failed" and processor > seconds:
+            verdict, kind, detail = "failed", f"took more than {seconds:g} s", f"{processor:.2f} s; {detail}"
         if verdict != "failed" and peak > suite.memory:
             verdict, kind, detail = "failed", "took more than its memory", f"{peak / 2**20:.0f} MiB; {detail}"
         connection.send(Outcome(number, cases.family(number), verdict, kind, taken, peak, processor, detail))
@@ -242,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.fuzz_inputs", description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--of", nargs="+", choices=SUITES, default=["data"], help="kinds of inputs (default: data)")
+    parser.add_argument("--seconds", type=float, help="of processor time a case (default: 2; data: 60)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="CASE", help="run this case alone, and keep its files")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all outcomes to this file")
@@ -255,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             root = Path(tempfile.mkdtemp())
             print(f"files of this case: {root}")
         outcomes = []
-        cases = Cases(args.of, args.seed, root.resolve())
+        cases = Cases(args.of, args.seed, root.resolve(), args.seconds)
         for outcome in fuzz(numbers, cases):
             outcomes.append(outcome)
             if outcome.verdict == "failed" or args.only is not None:

@@ -6,12 +6,9 @@ lead out of a directory, or get lost.
 """
 
 import contextlib
-import csv
-import io
 import json
 import os
 import re
-import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +28,6 @@ from coco import check
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.dataset import EvaluationDataset
 from coco.decoding import ImageError
-from command_line.streams import PlainText
 from evaluation.metric import CocoMeanAveragePrecision
 from evaluation.report import class_table, write_report
 from prediction.detector import Detections, labels_of
@@ -41,15 +37,12 @@ from prediction.pipeline import Prediction
 from tests.faults.inputs import check_annotations, expect, remove
 from tests.faults.mutations import pictures
 from tests.faults.odd_names import odd_file_name, odd_name
+from tests.faults.shown import OBEYED, check_csv, check_markdown, check_shown, terminal
 from training.pictures import ClassPrecision, TensorBoardPictures
 
 # Of twenty cases; a report, of which matplotlib takes a second, is the last.
 FAMILIES = ("names: annotations",) * 4 + ("names: prediction",) * 9 + ("names: TensorBoard",) * 6 + ("names: report",)
 SIZE = (64, 48)
-# What a terminal obeys, reorders by or cannot show.
-OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-ESCAPED = re.compile(r"\\[!-/:-@\[-`{-~]")
-MARKUP = re.compile(r"[`*_\[\]<>#!|&$@]|://|www\.", re.IGNORECASE)
 
 
 def prepare(root: Path, seed: int) -> dict[str, Any]:
@@ -252,62 +245,13 @@ class NameCase:
         written = json.loads((self.out / "report.json").read_text(encoding="utf-8"))
         expect(sorted(row["name"] for row in written["classes"]) == sorted(self.classes), "report.json: other classes")
         check_csv(self.out / "classes.csv", len(self.classes), (0,))
-        self._check_markdown()
+        check_markdown(self.out / "worst")
         self._check_inside(5 + len(list((self.out / "worst").glob("*.png"))))
-
-    def _check_markdown(self) -> None:
-        lines = (self.out / "worst" / "index.md").read_text(encoding="utf-8").split("\n")
-        for line in lines[4:]:
-            body = re.sub(r"^(## )?\d+\. ", "", line)
-            if re.fullmatch(r"!\[\]\([\w%.~/-]*\)", body):
-                continue
-            live = ESCAPED.sub("", body)
-            expect(not MARKUP.search(live) and not OBEYED.search(body), f"index.md: {line!r}")
-        pictures_ = sum(line.startswith("![](") for line in lines)
-        expect(
-            pictures_ == len(list((self.out / "worst").glob("*.png"))), "index.md shows other pictures than there are"
-        )
 
     def _check_inside(self, files: int) -> None:
         """Nothing was written but so many files below the output directory."""
         there = [os.path.join(folder, name) for folder, _, names in os.walk(self.out) for name in names]
         expect(len(there) == files, f"{len(there)} files instead of {files}: {there}")
-
-
-@contextlib.contextmanager
-def terminal() -> Any:
-    """What is printed meanwhile, as a terminal gets it from our commands; the value is a function that gives it."""
-    stream = io.BytesIO()
-    text = PlainText(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
-
-    def shown() -> str:
-        text.flush()  # and it lives as long as this function, since it would close the stream
-        return stream.getvalue().decode()
-
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        yield shown
-
-
-def check_shown(text: str, bars: bool = False) -> None:
-    """A terminal obeys nothing in the text; but a progress bar may move."""
-    if bars:
-        text = re.sub(r"\r|\x1b\[[0-9;?]*[AKm]", "", text)
-    found = OBEYED.search(text)
-    expect(found is None, f"a terminal gets {found and found[0]!r} in {text!r}"[:500])
-
-
-def check_csv(path: Path, rows: int, columns: tuple[int, ...]) -> None:
-    """A spreadsheet gets so many rows, and computes nothing of these columns."""
-    with open(path, newline="", encoding="utf-8") as file:
-        read = list(csv.reader(file))
-    expect(len(read) == rows + 1 and len({len(row) for row in read}) == 1, f"{path.name} has {len(read)} rows")
-    with open(path, newline="", encoding="utf-8") as file:
-        expect(file.read().count("\n") == rows + 1, f"{path.name} has rows of several lines")
-    for row in read[1:]:
-        for text in (row[column] for column in columns):
-            start = unicodedata.normalize("NFKC", text).lstrip()[:1]
-            expect(start not in ("=", "+", "-", "@") or not start, f"{path.name}: {text!r} is a formula")
-            expect(not OBEYED.search(text), f"{path.name}: {text!r}")
 
 
 def _values(file: Path) -> list[Any]:

@@ -35,17 +35,17 @@ def test_damaged_inputs_are_taken_or_refused_in_our_words(tmp_path):
 
 
 def test_odd_checkpoints_pictures_and_names_are_taken_or_refused_in_our_words(tmp_path):
-    command = [sys.executable, "-m", "tests.faults.fuzz_inputs", "--of", *MORE, "--cases", "150"]
+    command = [sys.executable, "-m", "tests.faults.fuzz_inputs", "--of", *MORE, "--cases", "120"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += ["--json", str(tmp_path / "out.json")]
+    command += ["--seconds", "20", "--json", str(tmp_path / "out.json")]  # on any machine
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     outcomes = json.loads((tmp_path / "out.json").read_text())
-    assert [outcome["case"] for outcome in outcomes] == list(range(150))
+    assert [outcome["case"] for outcome in outcomes] == list(range(120))
     for name in MORE:
         families = SUITES[name].families
         verdicts = [outcome["verdict"] for outcome in outcomes if outcome["family"] in families]
-        assert len(verdicts) == 50 and {"accepted", "rejected"} == set(verdicts)
+        assert len(verdicts) == 40 and {"accepted", "rejected"} == set(verdicts)
 
 
 def raise_key_error(case):

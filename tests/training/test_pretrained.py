@@ -4,7 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from training.pretrained import PretrainedWeightsError, backbone_weights
+from ssd.model import SSD300
+from training.pretrained import PretrainedWeightsError, backbone_weights, load_backbone
 
 
 def test_a_local_torchvision_state_dict_is_read(tmp_path):
@@ -36,9 +37,16 @@ def test_a_wrong_name_or_path_is_named(weights, message):
 
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
-    torch.save([1, 2], tmp_path / "x.pth")
-    with pytest.raises(PretrainedWeightsError, match=r"x\.pth holds no state dict"):
-        backbone_weights("resnet18", str(tmp_path / "x.pth"))
+    for content in ([1, 2], {5: torch.ones(1)}):
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(PretrainedWeightsError, match=r"x\.pth holds no state dict"):
+            backbone_weights("resnet18", str(tmp_path / "x.pth"))
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path):
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(PretrainedWeightsError, match=r"backbone_weights .*x\.pth: for resnet50, .* do not fit"):
+        load_backbone(SSD300("resnet50", 1), "resnet50", str(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("where", ["a file", "torch.hub's cache"])
