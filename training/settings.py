@@ -35,7 +35,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if told := out_of_range(settings, RANGES, "--model."):
         raise ValueError(told)
     for name, kind, words in (("class_names", str, "texts"), ("category_ids", int, "integers, each once")):
-        values = settings[name] or ()
+        values = settings.get(name) or ()  # on the command line they are the data's, and not there
         if not (isinstance(values, Sequence) and all(isinstance(value, kind) for value in values)) or (
             isinstance(values, str) or (kind is int and len(set(values)) != len(values))
         ):
