@@ -29,8 +29,7 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
     """The arguments, names of configurations after `--config` replaced by their paths.
 
     Raises:
-        MisconfigurationException: neither a file nor a name; the message lists the names. A file that is no
-            configuration, or a saved one that was cut off.
+        MisconfigurationException: neither a file nor a name; the message lists the names.
     """
     found, is_value = [], False
     for arg in args:
@@ -44,10 +43,21 @@ def with_config_paths(args: Sequence[str]) -> list[str]:
     return found
 
 
+def check_whole(args: Sequence[str]) -> None:
+    """Looks at the files after `--config`, paths by now.
+
+    Raises:
+        MisconfigurationException: a file that is no configuration, or a saved one that was cut off.
+    """
+    for before, arg in zip(("", *args), args, strict=False):
+        flag, equals, value = arg.partition("=")
+        if before == "--config" or (flag == "--config" and equals):
+            _check(Path(arg if before == "--config" else value))
+
+
 def _path(name: str) -> str:
     path = os.path.expanduser(name)
     if os.path.isfile(path):
-        _check(Path(path))
         return path
     if name in config_names():
         return str(CONFIGS / f"{name}.yaml")
@@ -63,6 +73,8 @@ def _check(path: Path) -> None:
     lines = text.splitlines()
     try:
         content = yaml.compose(text)
+    except RecursionError:  # nested too deeply, which the parser says
+        return
     except yaml.YAMLError as error:
         raise MisconfigurationException(f"--config {path}: cut off, or no YAML ({error})") from None
     if content is None:

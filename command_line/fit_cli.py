@@ -55,6 +55,7 @@ class FitCLI(ScriptCLI):
     """
 
     trains = True  # False: only validation will be asked of the Trainer
+    keeps = True  # False: nothing is written, so that there is no run directory to claim
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class FitCLI(ScriptCLI):
             source = self.config.model.finetune_from
             check_backbone(source, load_module(source), self.config.model.backbone)
         # Lightning's trial of a few batches leaves nothing behind.
-        self.is_trial = bool(self.config.trainer.fast_dev_run)
+        self.is_trial = bool(self.config.trainer.fast_dev_run) or not self.keeps
         trial = self.config.run_dir or Path("runs")
         self.run_dir = trial if self.is_trial else claim_run_directory(self.config.run_dir, self.ckpt_path is not None)
 

@@ -106,6 +106,8 @@ class Rate(pl.Callback):
 class _BenchmarkCLI(FitCLI):
     """As for training, but nothing is logged or saved."""
 
+    keeps = False
+
     def __init__(self, args: Sequence[str], rate: Rate, trains: bool) -> None:
         self.trains = trains
         super().__init__(args, [rate])

@@ -23,7 +23,7 @@ from coco.decoding import ImageError
 from coco.names import plain
 from command_line.allowed_classes import AllowedClasses, ClassRefused, take_flag
 from command_line.config_text import ConfigTextError
-from command_line.configs import with_config_paths
+from command_line.configs import check_whole, with_config_paths
 from command_line.errors import user_message
 from command_line.moved_names import moved
 from command_line.start import FIRST_RANK, PREEMPTED
@@ -114,6 +114,7 @@ class ScriptCLI(LightningCLI):
         try:
             args = with_config_paths(args)
             self.allowed_classes.check_arguments(args)
+            check_whole(args)
             self.config = parser.parse_args(args)
             _check_seed(self.config.seed_everything)
             if self.config.trainer.precision == "auto":  # so that a saved configuration has what was used
@@ -128,7 +129,7 @@ class ScriptCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         launcher = self.trainer.strategy.launcher
-        if not rank_of_launcher():
+        if launcher is not None and not rank_of_launcher():
             os.environ[FIRST_RANK] = str(os.getpid())  # which the launcher's processes inherit
         if EarlyStop.current and launcher is not None:
             EarlyStop.current.end_first.append(partial(launcher.kill, getattr(signal, "SIGKILL", signal.SIGTERM)))

@@ -93,7 +93,7 @@ def _next_number(runs: Path) -> Path:
 
 def _read_holder(run_dir: Path) -> dict:
     try:
-        found = json.loads((run_dir / HOLDER).read_text())
+        found = json.loads((run_dir / HOLDER).read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}

@@ -123,7 +123,7 @@ def test_the_benchmark_modes_measure_the_steps_after_the_warm_up_and_leave_nothi
 def test_device_gpu_without_cuda_is_an_error_that_says_so(common):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(MisconfigurationException, match="--accelerator cuda: no CUDA device is visible"):
+    with pytest.raises(MisconfigurationException, match=r"--device \(--accelerator\) cuda: no CUDA device is visible"):
         main([*common, "--device", "GPU"])
 
 

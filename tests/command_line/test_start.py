@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from command_line.start import typed_command
+from command_line.start import FIRST_RANK, typed_command
 from tests.conftest import PROJECT
 
 HEAD = (
@@ -20,7 +20,15 @@ HEAD = (
 def python(code, *arguments, shell='"$@"', **options):
     """A process that runs the code, started by a shell's words."""
     command = ["sh", "-c", f"exec {shell}", "sh", sys.executable, "-c", HEAD + code, *arguments]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": PROJECT, **options}
+    alone = {name: value for name, value in os.environ.items() if name != FIRST_RANK}  # of another test's run
+    options = {
+        "env": alone,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": PROJECT,
+        **options,
+    }
     return subprocess.run(command, timeout=120, **options)
 
 

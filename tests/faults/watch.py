@@ -43,4 +43,4 @@ class Watch:
 
 
 def _is_below(path: str, directories: Sequence[str]) -> bool:
-    return any(path.startswith(directory + os.sep) for directory in directories)
+    return any(path == directory or path.startswith(directory + os.sep) for directory in directories)

@@ -58,7 +58,7 @@ def killed(straight, tmp_path):
 
 @pytest.mark.parametrize(
     "checkpoint",
-    ["kept_2_step", "kept_3_validation", "best", "epoch000"]
+    ["kept_2_step", "kept_3_validation", "epoch000"]
     + [pytest.param(kept, marks=pytest.mark.slow) for kept in ("kept_1_step", "kept_3_step", "kept_6_validation")],
 )
 def test_a_killed_and_resumed_run_has_the_record_of_one_that_was_not(small, straight, killed, checkpoint):

@@ -48,6 +48,8 @@ def test_changed_settings_take_effect_and_are_told_and_the_checkpoint_claims_wha
         "trainer.gradient_clip_val": (None, 10.0),
     }
     flags = [text for name, (_, new) in changes.items() for text in (f"--{name}", str(new))]
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(straight / "checkpoints" / "best.ckpt", tmp_path / "run" / "checkpoints")
     with caplog.at_level("INFO"):
         run(data, tmp_path / "run", "--ckpt_path", kept(straight), *flags, "--trainer.max_steps", "4")
     for name, (old, new) in changes.items():
