@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from checkpoints.compatibility import check_is_ours, check_shapes
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
 from checkpoints.published import default_category_ids, to_ours
@@ -285,32 +286,9 @@ def load_module(path: str | Path) -> SSDModule:
         hparams.setdefault("category_ids", default_category_ids(hparams["num_classes"]))
     check_is_ours(checkpoint, path)
     try:
-        _check_shapes(checkpoint)
+        check_shapes(checkpoint)
         module = SSDModule(**{**checkpoint["hyper_parameters"], "backbone_weights": None})
         module.load_state_dict(checkpoint["state_dict"])
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, OverflowError) as error:
         raise CheckpointError(f"{path}: does not fit this project's SSDModule ({str(error)[:400]})") from None
     return module
-
-
-def _check_shapes(checkpoint: dict[str, Any]) -> None:
-    """Raises RuntimeError unless the weights are those of the network that the settings ask for: known before that is
-    built, which for settings of another network would take its time and memory."""
-    settings, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    with torch.device("meta"):  # names and shapes only
-        network = SSD300(settings.get("backbone", "resnet50"), settings.get("num_classes", 80)).state_dict()
-    for name, expected in network.items():
-        found = getattr(state.get(f"model.{name}"), "shape", None)
-        if found != expected.shape:
-            raise RuntimeError(
-                f"model.{name}: expected a tensor of {list(expected.shape)}, found {found and list(found)}"
-            )
-
-
-def check_is_ours(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Raises CheckpointError for the content of a file that is no checkpoint of an `SSDModule`."""
-    if "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
-        raise CheckpointError(
-            f"{path}: neither a Lightning checkpoint of this project (state_dict, hyper_parameters) nor one of the "
-            f"published recipe (model); it has {', '.join(map(str, checkpoint))[:200]}"
-        )

@@ -217,9 +217,9 @@ def _num_classes_of(state: dict[str, Tensor], path: str | Path) -> int:
 def _class_names_of(label_map: Any, num_classes: int, path: str | Path) -> list[str] | None:
     if not label_map:
         return None
-    if not isinstance(label_map, dict) or not all(isinstance(name, str) for name in label_map.values()):
-        raise CheckpointError(f"{path}: `label_map` should map indices to names; got {str(label_map)[:80]}")
-    if not all(type(index) is int for index in label_map):
+    if not isinstance(label_map, dict) or not all(
+        type(index) is int and isinstance(name, str) for index, name in label_map.items()
+    ):
         raise CheckpointError(f"{path}: `label_map` should map indices to names; got {str(label_map)[:80]}")
     names = [label_map[index] for index in sorted(label_map) if index != 0]
     if len(names) != num_classes:

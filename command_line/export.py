@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from checkpoints.compatibility import check_is_ours
 from checkpoints.files import is_published, read_checkpoint, write_durably
 from checkpoints.published import from_ours
 from command_line.shared import with_home
-from ssd_module import check_is_ours
 
 FORMATS = ("published",)
 

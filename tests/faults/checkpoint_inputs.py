@@ -21,7 +21,7 @@ from checkpoints.published import from_ours
 from ssd.parameters import parameter_groups
 from ssd_module import SSDModule, load_module
 from tests.faults.inputs import expect, remove
-from tests.faults.mutations import VALUES, damaged_bytes
+from tests.faults.mutations import VALUES, damaged_bytes, places
 from tests.faults.odd_values import SETTINGS, TENSORS
 from tests.faults.pickle_damage import damaged_pickle, with_pickle
 from tests.faults.zip_damage import damaged_zip
@@ -103,14 +103,14 @@ def damaged_content(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
             name = rng.choice(sorted(SETTINGS))
             settings[name] = rng.choice(SETTINGS[name])
             continue
-        container, key = rng.choice(_places(content))
+        container, key = rng.choice(places(content))
         change = rng.randrange(5)
         if change == 0:
             del container[key]
         elif change == 1:
             container[key] = TENSORS[rng.choice(sorted(TENSORS))]()
         elif change == 2:
-            other, place = rng.choice(_places(content))
+            other, place = rng.choice(places(content))
             container[key] = _copied(other[place])
         elif change == 3 and isinstance(container, dict):
             container[rng.choice(("", 5, None, f"{key}.", 2.5, "\ud800", (1, 2), True))] = container.pop(key)
@@ -185,13 +185,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(inner) for key, inner in value.items()}
     return [_copied(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _places(content: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key or index) below a content."""
-    own = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
-    found = [(content, key) for key, _ in own]
-    for _, value in own:
-        if isinstance(value, (dict, list)):
-            found += _places(value)
-    return found

@@ -189,19 +189,19 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _places(content: Any) -> list[tuple[Any, Any]]:
+def places(content: Any) -> list[tuple[Any, Any]]:
     """Every (container, key or index) below `content`."""
     own = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
     found = [(content, key) for key, _ in own]
     for _, value in own:
         if isinstance(value, (dict, list)):
-            found += _places(value)
+            found += places(value)
     return found
 
 
 def _place(rng: Random, content: Any) -> tuple[Any, Any]:
     content.setdefault("images", [])  # so that there is one
-    return rng.choice(_places(content))
+    return rng.choice(places(content))
 
 
 def _entry(rng: Random, content: Any, name: str) -> Any:
@@ -239,7 +239,7 @@ def _rename(rng: Random, content: Any) -> None:
 
 
 def _scale(rng: Random, content: Any) -> None:
-    numbers = [(c, k) for c, k in _places(content) if type(c[k]) in (int, float) and abs(c[k]) < 1e300]
+    numbers = [(c, k) for c, k in places(content) if type(c[k]) in (int, float) and abs(c[k]) < 1e300]
     if numbers:
         container, key = rng.choice(numbers)
         value = container[key]
