@@ -34,7 +34,7 @@ from training.pictures import ClassPrecision, TensorBoardPictures
 from training.random_states import RandomStates
 from training.ranges import Range, out_of_range
 from training.run_checkpoints import run_checkpoints
-from training.run_directory import claim_run_directory
+from training.run_directory import claim_run_directory, give_back
 from training.run_record import write_run_record
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
 from training.throughput import EpochTime, Throughput
@@ -107,6 +107,14 @@ class FitCLI(ScriptCLI):
         trial = self.config.run_dir or Path("runs")
         self.run_dir = trial if self.is_trial else claim_run_directory(self.config.run_dir, self.ckpt_path is not None)
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            if self.config.run_dir is None and not self.is_trial:
+                give_back(self.run_dir)
+            raise
+
     def _check_settings(self) -> None:
         check_trainer_flags(self.config.trainer, fits=self.trains)
         numbers = {**self.config.as_dict(), "keep_epochs": int(self.config.keep_epochs)}
@@ -123,9 +131,10 @@ class FitCLI(ScriptCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = dict(self.config_init.trainer)
+        first: list[pl.Callback] = [AtStart(self.save_config), ContinuedLogs()]
         if self.is_trial:
             trainer |= {"enable_checkpointing": False, "logger": False}
-        first = [AtStart(self.save_config), ContinuedLogs()]
+            first = []
         callbacks = [*first, *listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
         if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
@@ -201,8 +210,7 @@ class AtStart(pl.Callback):
         self._do = do
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.fast_dev_run:
-            self._do()
+        self._do()
 
 
 def _watchers(config: Any) -> list[pl.Callback]:

@@ -53,10 +53,8 @@ def what_is_kept(model: torch.nn.Module, keep_epochs: int, max_epochs: int | Non
     megabytes = f"{size / 1e6:.0f} MB"
     if not keep_epochs:
         return f"best and last, about {megabytes} each (--keep_epochs K also keeps every K-th epoch)"
-    ordinal = {1: "every epoch", 2: "every second epoch", 3: "every third epoch"}
-    words = (
-        f"best, last and {ordinal.get(int(keep_epochs), f'every {int(keep_epochs)}th epoch')}, about {megabytes} each"
-    )
+    often = "every epoch" if int(keep_epochs) == 1 else f"one every {int(keep_epochs)} epochs"
+    words = f"best, last and {often}, about {megabytes} each"
     if max_epochs is None or max_epochs < 0:
         return words
     count = 2 + max_epochs // int(keep_epochs)

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +15,7 @@ from checkpoints.files import CheckpointError
 from coco.whole_files import is_alive, write_text
 from training.stop_signals import is_first_rank
 
-LOCK, HOLDER = ".run.lock", ".run.json"
+LOCK, HOLDER = ".run.lock", ".run.holder.json"
 # Seconds. The workers of a killed process hold its lock until they notice that it is gone: torch looks every 5 s.
 PATIENCE = 12.0
 
@@ -41,6 +41,12 @@ def claim_run_directory(run_dir: Path | None, resumes: bool) -> Path:
             )
     os.environ["SSD_RUN_DIR"] = str(run_dir)
     return run_dir
+
+
+def give_back(run_dir: Path) -> None:
+    """Of a start that was refused after it had claimed its directory: takes that away, unless there is something in it."""
+    with suppress(OSError):
+        run_dir.rmdir()
 
 
 @contextmanager

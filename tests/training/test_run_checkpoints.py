@@ -44,13 +44,13 @@ def test_every_kth_epoch_is_kept_and_what_is_kept_is_said(sample, tmp_path, caps
     train(arguments(sample, tmp_path / "run", "--max_epochs", "3", "--keep_epochs", "2"))
     kept = {path.name: path.stat().st_size for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert set(kept) == {"best.ckpt", "last.ckpt", "epoch001.ckpt"}
-    said = re.search(r"checkpoints: best, last and every second epoch, about (\d+) MB each", capsys.readouterr().out)
+    said = re.search(r"checkpoints: best, last and one every 2 epochs, about (\d+) MB each", capsys.readouterr().out)
     assert said is not None and 1e6 * int(said[1]) == pytest.approx(kept["last.ckpt"], rel=0.1)
 
 
 def test_what_the_checkpoints_of_a_whole_run_take_is_said():
     model = torch.nn.Linear(5000, 5000, bias=False)  # 100 MB, and as much of momentum
-    told = "best, last and every 10th epoch, about 200 MB each, 1.6 GB in all (--keep_epochs)"
+    told = "best, last and one every 10 epochs, about 200 MB each, 1.6 GB in all (--keep_epochs)"
     assert what_is_kept(model, 10, 65) == told
     assert what_is_kept(model, True, -1) == "best, last and every epoch, about 200 MB each"
     assert what_is_kept(model, False, 65).startswith("best and last, about 200 MB each")

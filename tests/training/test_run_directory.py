@@ -10,6 +10,7 @@ import pytest
 
 from checkpoints.files import CheckpointError
 from command_line.fit import train
+from command_line.shared import SettingsError
 from tests.conftest import PROJECT
 from training import run_directory
 from training.run_directory import claim_run_directory, held
@@ -77,6 +78,16 @@ def test_further_processes_of_a_run_belong_to_it(tmp_path, holder, monkeypatch, 
     monkeypatch.setenv(variable, "1")
     with held(tmp_path / "run"):
         pass
+
+
+def test_a_start_that_is_refused_leaves_no_directory(sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SSD_RUN_DIR", raising=False)
+    (tmp_path / "runs").mkdir()
+    wrong = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k", "-2")
+    with pytest.raises(SettingsError, match="save_top_k"):
+        train(["--accelerator", "cpu", "--data_root", str(sample), "--num_workers", "0", *wrong])
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_trial_leaves_nothing(sample, tmp_path, monkeypatch):
