@@ -149,9 +149,9 @@ class AllowedClasses:
         root = path.partition(".")[0]
         if root == "lightning":
             raise ClassRefused(f"{told} is another package's; write pytorch_lightning instead of lightning.pytorch")
-        if path in self.typed and root not in ROOTS:
-            return
         if root not in ROOTS:
+            if path in self.typed:
+                return
             raise ClassRefused(
                 f"{told} was not imported: by itself a configuration may only name classes of this project, of "
                 f"pytorch_lightning and of torch. If you trust that code: {FLAG} {root} on the command line"

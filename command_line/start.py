@@ -65,7 +65,8 @@ def typed_command() -> list[str]:
 
 
 def _leave(command: Sequence[str] | None, signum: int) -> None:
-    if rank_of_launcher() and os.environ.get(FIRST_RANK, str(os.getppid())) == str(os.getppid()):
+    parent = str(os.getppid())
+    if rank_of_launcher() and os.environ.get(FIRST_RANK, parent) == parent:  # else an orphan's new parent is not ours
         os.kill(os.getppid(), signal.SIGTERM)  # all ranks stop, or none: the first one knows whether anything is saved
         return
     if is_first_rank():
