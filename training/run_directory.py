@@ -44,7 +44,7 @@ def claim_run_directory(run_dir: Path | None, resumes: bool) -> Path:
 
 
 def give_back(run_dir: Path) -> None:
-    """Of a start that was refused after it had claimed its directory: takes that away, unless there is something in it."""
+    """Takes away the directory of a start that was refused after it had claimed it, unless there is something in it."""
     with suppress(OSError):
         run_dir.rmdir()
 
