@@ -71,9 +71,8 @@ def _run(cli: FitCLI) -> pl.Trainer:
         if error.errno not in FULL_DISK:
             raise
         # In a logger's write; a checkpoint's says so itself.
-        raise CheckpointError(
-            f"--run_dir {cli.run_dir}: {error.strerror} for the logs. The last checkpoint is whole: make room, resume"
-        ) from None
+        then = "The last checkpoint is whole: make room, resume" if _has_saved(cli) else "Make room, and start again"
+        raise CheckpointError(f"--run_dir {cli.run_dir}: {error.strerror} for the logs. {then}") from None
     return cli.trainer
 
 
@@ -94,8 +93,11 @@ def _fit(cli: FitCLI) -> None:
 
 
 def _command(cli: FitCLI) -> str:
-    saved = any((cli.run_dir / "checkpoints").glob("*.ckpt"))
-    return cli.resume_command if saved else cli.start_command
+    return cli.resume_command if _has_saved(cli) else cli.start_command
+
+
+def _has_saved(cli: FitCLI) -> bool:
+    return any((cli.run_dir / "checkpoints").glob("*.ckpt"))
 
 
 def main(args: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:

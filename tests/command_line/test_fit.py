@@ -1,6 +1,7 @@
 """Training, resuming and evaluating end to end, at a small size."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from checkpoints.files import CheckpointError
 from command_line.evaluate import evaluate
 from command_line.fit import main, train
 from command_line.shared import run
@@ -22,6 +24,7 @@ from datamodule import COCODataModule, DataError
 from evaluation.metric import NUMBERS
 from ssd_module import load_module
 from tests.conftest import PROJECT
+from training.csv_log import CSVLog
 from training.losses import NonFiniteLossError
 
 
@@ -282,3 +285,14 @@ def test_real_coco_pictures_train_and_evaluate_with_their_80_category_ids(shared
     )
     assert 0 <= numbers["mAP"] < 1
     assert sorted(module.metric.evaluated_ids) == trainer.datamodule.val_annotations.image_ids.tolist()
+
+
+def test_a_disk_that_is_full_for_the_logs_is_one_message_that_says_what_there_is(sample, tmp_path, monkeypatch):
+    def full(self, metrics, step=None):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CSVLog, "log_metrics", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device for the logs\. Make room, and start again"):
+        train(arguments(sample, tmp_path / "run"))
+    with pytest.raises(CheckpointError, match=r"for the logs\. The last checkpoint is whole: make room, resume"):
+        train(arguments(sample, tmp_path / "other", "--save_every_n_steps", "1"))
