@@ -100,7 +100,7 @@ def train(run: Run, study: Mapping[str, Any], data_root: Path, runs: Path) -> di
 
 def _measured(directory: Path, status: int) -> dict[str, Any]:
     """The numbers of the one validation, at the end, of the final weights (of their average, where one is kept)."""
-    table = directory / "logs/csv/metrics.csv"
+    table = directory / "logs/csv/version_0/metrics.csv"
     if status == 0 and table.exists():
         with table.open(newline="") as file:
             last = [row for row in csv.DictReader(file) if row.get("val/mAP")][-1]
