@@ -1,0 +1,75 @@
+"""The study of training quality: which runs it makes, what it keeps of them, what its table says."""
+
+import json
+
+import pytest
+import yaml
+
+from benchmarks import training_quality
+from benchmarks.training_quality import Run, main, settings_of, table
+
+RUN = Run("demo", "clip5", "bf16-mixed", 3)
+
+
+@pytest.fixture
+def study():
+    return yaml.safe_load(training_quality.VARIANTS.read_text())
+
+
+def row(seed, mean_ap, **more):
+    return {**RUN._replace(seed=seed)._asdict(), "mAP": mean_ap, "processor_minutes": 4.0, "cpu": "this", **more}
+
+
+def test_a_variant_is_laid_over_what_every_row_shares(study):
+    settings = settings_of(RUN, study)
+    assert settings["seed_everything"] == 3 and settings["trainer"]["precision"] == "bf16-mixed"
+    assert settings["trainer"]["gradient_clip_val"] == 5 and settings["trainer"]["max_epochs"] == 10
+    assert settings["model"]["backbone"] == "resnet18" and settings["data"]["batch_size"] == 8
+
+
+def test_no_variant_changes_what_is_fixed_or_how_long_a_run_trains(study):
+    for variant in study["variants"]:
+        for data, epochs in (("demo", 10), ("bccd", 16)):
+            settings = settings_of(Run(data, variant, "32-true", 0), study)
+            assert settings["trainer"]["max_epochs"] == epochs
+            assert (settings["model"]["backbone"], settings["model"].get("backbone_weights")) == ("resnet18", None)
+            assert settings["data"]["batch_size"] == 8
+
+
+def test_a_run_that_has_a_row_is_not_repeated_and_one_that_died_is_a_row(tmp_path, monkeypatch, capsys):
+    (tmp_path / "annotations").mkdir()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row(0, 0.5)) + "\n")
+    trained = []
+
+    def train(run, study, data_root, runs):
+        trained.append(run.seed)
+        return row(run.seed, None, died="status 1: out of memory")
+
+    monkeypatch.setattr(training_quality, "train", train)
+    command = ["clip5", "--data", f"demo={tmp_path}", "--seeds", "0", "1", "--rows", str(rows)]
+    main(command)
+    main(command)
+    assert trained == [1]
+    assert "| 0 1 (1 died) | 0.500 |" in capsys.readouterr().out
+
+
+def test_what_is_kept_of_a_run_is_its_last_validation_or_how_it_died(tmp_path):
+    (tmp_path / "output.txt").write_text("epoch 3\nerror: the loss is nan\n")
+    assert "the loss is nan" in training_quality._measured(tmp_path, 1)["died"]
+    logs = tmp_path / "logs/csv/version_0"
+    logs.mkdir(parents=True)
+    (logs / "metrics.csv").write_text("step,val/mAP,val/mAP_50\n1,,\n9,0.25,0.5\n10,,\n")
+    assert training_quality._measured(tmp_path, 0) == {"mAP": 0.25, "mAP_50": 0.5}
+
+
+def test_the_table_tells_mean_deviation_and_least_of_each_machine_apart():
+    lines = list(table([row(0, 0.4), row(1, 0.5), row(0, 0.1, cpu="another")]))
+    assert "| demo | clip5 | bf16-mixed | 0 1 | 0.450 | 0.071 | 0.400 | 4.0 | this |" in lines
+    assert "| demo | clip5 | bf16-mixed | 0 | 0.100 | - | 0.100 | 4.0 | another |" in lines
+
+
+def test_unknown_names_are_refused_with_those_there_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["clip6", "--data", "demo=nowhere"])
+    assert "variant clip6: expected some of recipe, clip5" in capsys.readouterr().err
