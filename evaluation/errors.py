@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from coco.annotations import CocoAnnotations
-from evaluation.metric import Detections
+from evaluation.detections import Detections
 
 MATCH_IOU = 0.5
 MOST_DETECTIONS = 100  # per image and class; COCOeval counts no more

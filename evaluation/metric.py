@@ -5,7 +5,7 @@ import gc
 import importlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torchmetrics import Metric
 
 from coco.annotations import CocoAnnotations
+from evaluation.detections import Detections
 
 # COCOeval's twelve numbers, in its order.
 NUMBERS = (
@@ -23,28 +24,6 @@ BACKENDS = {  # name -> (module of COCO, module and class of COCOeval)
     "faster_coco_eval": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
     "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
 }
-
-
-class Detections(NamedTuple):
-    """The detections of n images, by ascending image id; those of image i are the next counts[i] of the m rows."""
-
-    image_ids: np.ndarray  # int64 [n]
-    counts: np.ndarray  # int64 [n]
-    boxes: np.ndarray  # [m, 4] xyxy in pixels of the original image
-    scores: np.ndarray  # [m]
-    labels: np.ndarray  # int16 [m], 1..C
-
-    @property
-    def image(self) -> np.ndarray:
-        """int64 [m], the image id of each row."""
-        return np.repeat(self.image_ids, self.counts)
-
-    @property
-    def xywh(self) -> np.ndarray:
-        """float64 [m, 4], the boxes as COCO writes them."""
-        boxes = self.boxes.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        return boxes
 
 
 class CocoMeanAveragePrecision(Metric):
@@ -161,7 +140,7 @@ class CocoMeanAveragePrecision(Metric):
         return tuple(np.concatenate(parts) for parts in zip(*self._batches, strict=True)) if self._batches else empty
 
     def _evaluate(self, shards: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
-        detections = _by_image_id(*(np.concatenate(parts) for parts in zip(*shards, strict=True)))
+        detections = Detections.joined([Detections(*shard) for shard in shards])
         self._check(detections.image_ids)
         self.detections, self.evaluated_ids = detections, detections.image_ids
         coco_class, eval_class = _backend(self.backend)
@@ -243,11 +222,3 @@ def _detections(annotations: CocoAnnotations, detections: Detections) -> list[di
             zip(*(c.tolist() for c in columns), strict=True), start=1
         )
     ]
-
-
-def _by_image_id(
-    image_ids: np.ndarray, counts: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
-) -> Detections:
-    """The ranks' images in one order, whatever the number of ranks."""
-    images, rows = np.argsort(image_ids), np.argsort(np.repeat(image_ids, counts), kind="stable")
-    return Detections(image_ids[images], counts[images], boxes[rows], scores[rows], labels[rows])

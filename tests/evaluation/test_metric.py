@@ -88,10 +88,11 @@ def random_set(directory, images=40, classes=4, crowd=0.1, seed=0):
     return path, results
 
 
-def pycocotools_numbers(path, results):
+def pycocotools_numbers(path, results, image_ids=None):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         evaluator = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "bbox")
+        evaluator.params.imgIds = truth.getImgIds() if image_ids is None else image_ids
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
