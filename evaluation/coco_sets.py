@@ -1,8 +1,11 @@
-"""Annotations and detections as the evaluator's own objects, made from arrays, and COCOeval over all images at once.
+"""Annotations and detections as the evaluator's own objects, made from arrays; COCOeval over all images at once or
+as they come.
 
 Image i of the annotation file has the id i there, and label l the category id l: both travel in arrays of floats, which
-do not hold every id of a file. Diagnostics (confusion matrix, TIDE, calibration) come from `evaluate`: an evaluator
-that was fed batch by batch returns them empty, without an error.
+do not hold every id of a file.
+
+Diagnostics (confusion matrix, TIDE, calibration) come from `evaluate`: after `stream` and `add` they are
+empty, without an error.
 """
 
 from typing import Any
@@ -13,10 +16,7 @@ import numpy as np
 from coco.annotations import CocoAnnotations
 from evaluation.detections import Detections
 
-
-def categories(annotations: CocoAnnotations) -> list[dict[str, Any]]:
-    """COCO's records of the classes, labels for ids."""
-    return [{"id": label, "name": name} for label, name in enumerate(annotations.class_names, start=1)]
+FIRST_ID = 1  # of an annotation: COCOeval takes a match with id 0 for none
 
 
 def truth_set(annotations: CocoAnnotations, images: np.ndarray | None = None, crowds: bool = True) -> hotcoco.COCO:
@@ -27,20 +27,18 @@ def truth_set(annotations: CocoAnnotations, images: np.ndarray | None = None, cr
         crowds: with crowd regions. The confusion matrix and TIDE count them as objects, so give them a set without.
     """
     images = np.arange(len(annotations)) if images is None else images
-    counts = np.diff(annotations.first)[images]
-    rows = np.repeat(annotations.first[images] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-    image = np.repeat(images, counts)
+    image, rows = _boxes(annotations, images)
     if not crowds:
         kept = ~annotations.iscrowd[rows]
-        rows, image = rows[kept], image[kept]
+        image, rows = image[kept], rows[kept]
     sizes = zip(images.tolist(), annotations.widths[images].tolist(), annotations.heights[images].tolist(), strict=True)
     return hotcoco.COCO.from_arrays(
         [{"id": i, "width": width, "height": height} for i, width, height in sizes],
-        categories(annotations),
+        _categories(annotations),
         image,
         annotations.labels[rows],
         annotations.bboxes[rows],
-        ids=rows + 1,  # from 1: COCOeval takes a match with id 0 for none
+        ids=rows + FIRST_ID,
         area=annotations.areas[rows],
         iscrowd=annotations.iscrowd[rows],
     )
@@ -60,3 +58,32 @@ def evaluate(annotations: CocoAnnotations, detections: Detections, crowds: bool 
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator
+
+
+def stream(annotations: CocoAnnotations) -> hotcoco.StreamingEval:
+    """An evaluator without images yet, for `add`."""
+    return hotcoco.StreamingEval(_categories(annotations))
+
+
+def add(evaluator: hotcoco.StreamingEval, annotations: CocoAnnotations, detections: Detections) -> None:
+    """Matches the images of `detections`, all of them in the annotation file."""
+    images = np.searchsorted(annotations.image_ids, detections.image_ids)
+    image, rows = _boxes(annotations, images)
+    columns = (
+        *(rows + FIRST_ID, image, annotations.labels[rows], annotations.bboxes[rows]),
+        *(annotations.areas[rows], annotations.iscrowd[rows]),
+    )
+    names = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    truths = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    evaluator.update([{"id": i} for i in images.tolist()], truths, result_rows(annotations, detections))
+
+
+def _categories(annotations: CocoAnnotations) -> list[dict[str, Any]]:
+    return [{"id": label, "name": name} for label, name in enumerate(annotations.class_names, start=1)]
+
+
+def _boxes(annotations: CocoAnnotations, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of all annotations of these images: the image, and the row in the file's arrays. [m], [m]"""
+    counts = np.diff(annotations.first)[images]
+    starts = annotations.first[images] - np.cumsum(counts) + counts
+    return np.repeat(images, counts), np.repeat(starts, counts) + np.arange(counts.sum())

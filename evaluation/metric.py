@@ -1,18 +1,16 @@
 """COCO box mAP as a torchmetrics Metric: COCOeval's semantics, every image once, the same numbers on every rank."""
 
-import contextlib
-import gc
-import importlib
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import hotcoco
 import numpy as np
 import torch
 import torch.distributed as dist
 from torchmetrics import Metric
 
 from coco.annotations import CocoAnnotations
+from evaluation import coco_sets, reference
 from evaluation.detections import Detections
 
 # COCOeval's twelve numbers, in its order.
@@ -20,27 +18,25 @@ NUMBERS = (
     *("mAP", "mAP_50", "mAP_75", "mAP_small", "mAP_medium", "mAP_large"),
     *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
 )
-BACKENDS = {  # name -> (module of COCO, module and class of COCOeval)
-    "faster_coco_eval": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
-    "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
-}
+BACKENDS = ("hotcoco", "pycocotools")
 
 
 class CocoMeanAveragePrecision(Metric):
     """COCO box mAP over the images that `update` was given, with crowd regions and areas of the annotation file.
 
-    Detections wait in compact arrays on the CPU (image ids need 64 bits, which an MLU does not keep). `compute` gathers
-    them as objects, evaluates on rank 0 and gives every rank the result.
+    `update` matches its images' detections at once, so little is left for the end of an epoch. `compute` gathers the
+    matches and the detections (compact arrays on the CPU: image ids need 64 bits, which an MLU does not keep) as
+    objects, evaluates on rank 0 and gives every rank the result.
 
     Args:
         annotations: of the evaluated split.
-        backend: `faster_coco_eval` (C++), or `pycocotools`, which gives the same numbers, slowly.
+        backend: `hotcoco` (Rust), or `pycocotools`, which gives the same numbers to the bit, slowly and at the end.
     """
 
     full_state_update = False
     higher_is_better = True
 
-    def __init__(self, annotations: CocoAnnotations, backend: str = "faster_coco_eval", **kwargs: Any) -> None:
+    def __init__(self, annotations: CocoAnnotations, backend: str = "hotcoco", **kwargs: Any) -> None:
         super().__init__(sync_on_compute=False, **kwargs)  # `compute` gathers by itself, see above
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
@@ -49,8 +45,8 @@ class CocoMeanAveragePrecision(Metric):
         self.evaluation: dict[str, np.ndarray] | None = None  # COCOeval's `eval` after `compute`, on rank 0
         self.evaluated_ids = np.zeros(0, np.int64)  # image ids that `compute` counted, on rank 0
         self.detections: Detections | None = None  # that `compute` counted, on rank 0, until the next `reset`
-        self._ground_truth: Any = None
-        self._batches: list[tuple[np.ndarray, ...]] = []
+        self._parts: list[Detections] = []  # a batch each
+        self._matches = coco_sets.stream(annotations)
 
     @property
     def found_evaluation(self) -> dict[str, np.ndarray]:
@@ -68,7 +64,8 @@ class CocoMeanAveragePrecision(Metric):
 
     def reset(self) -> None:
         super().reset()
-        self._batches = []
+        self._parts = []
+        self._matches = coco_sets.stream(self.annotations)
         self.detections = None
 
     def update(self, image_ids: Sequence[int], boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
@@ -79,37 +76,38 @@ class CocoMeanAveragePrecision(Metric):
             boxes: [n, D, 4] xyxy in pixels of the original image. scores: [n, D]. labels: [n, D], 1..C, 0 = none.
         """
         found = labels.cpu().numpy() > 0  # [n, D]
-        self._batches.append(
-            (
-                np.asarray(image_ids, dtype=np.int64),
-                found.sum(axis=1),
-                boxes.cpu().numpy()[found],
-                scores.cpu().numpy()[found],
-                labels.cpu().numpy()[found].astype(np.int16),
-            )
+        part = Detections(
+            np.asarray(image_ids, dtype=np.int64),
+            found.sum(axis=1),
+            boxes.cpu().numpy()[found],
+            scores.cpu().numpy()[found],
+            labels.cpu().numpy()[found].astype(np.int16),
         )
+        self._parts.append(part)
+        if self.backend == "hotcoco" and not _problem([part], self.annotations):  # `compute` says it, on all ranks
+            coco_sets.add(self._matches, self.annotations, part)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """`update`; returns the numbers of these images alone, those of this rank."""
+        self.update(*args, **kwargs)
+        alone = type(self)(self.annotations, self.backend)
+        alone.update(*args, **kwargs)
+        return alone._evaluate([alone._shard()])
 
     def compute(self) -> dict[str, float]:
         """The twelve numbers by name (`NUMBERS`), float64; -1 where there is nothing to measure, as in COCOeval.
 
         Raises:
-            ValueError: on every rank, if an image was given twice or is not in the annotation file.
+            ValueError: on every rank, if an image was given twice or is not in the annotation file, or a score is NaN.
         """
-        own = self._collected()
         if not (dist.is_available() and dist.is_initialized()):
-            return self._evaluate([own])
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, own)
-        outcome: list[Any] = [None]
-        if dist.get_rank() == 0:
-            try:
-                outcome = [self._evaluate(gathered)]
-            except ValueError as error:  # the other ranks wait for a result: tell them
-                outcome = [error]
-        dist.broadcast_object_list(outcome, src=0)
-        if isinstance(outcome[0], ValueError):
-            raise outcome[0]
-        return outcome[0]
+            return self._evaluate([self._shard()])
+        shards: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(shards, self._shard())
+        _check(shards, self.annotations)
+        numbers: list[Any] = [self._evaluate(shards) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(numbers, src=0)
+        return numbers[0]
 
     def per_class(self) -> list[dict[str, Any]]:
         """After `compute`, on rank 0: per class its name, number of ground truths, AP, AP50, AP75 and AR at 100."""
@@ -134,91 +132,47 @@ class CocoMeanAveragePrecision(Metric):
             for c, name in enumerate(self.annotations.class_names)
         ]
 
-    def _collected(self) -> tuple[np.ndarray, ...]:
-        """This rank's image ids [n], detections per image [n], boxes [m, 4], scores [m], labels [m]."""
-        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int16))
-        return tuple(np.concatenate(parts) for parts in zip(*self._batches, strict=True)) if self._batches else empty
+    def _shard(self) -> "Shard":
+        return Detections.joined(self._parts), self._matches
 
-    def _evaluate(self, shards: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
-        detections = Detections.joined([Detections(*shard) for shard in shards])
-        self._check(detections.image_ids)
-        self.detections, self.evaluated_ids = detections, detections.image_ids
-        coco_class, eval_class = _backend(self.backend)
-        # pycocotools prints its progress. A million records are no garbage, but looking through them takes time.
-        with contextlib.redirect_stdout(io.StringIO()), _no_garbage_collection():
-            if self._ground_truth is None:
-                self._ground_truth = _coco(coco_class, self.annotations, _ground_truths(self.annotations))
-            found = _detections(self.annotations, detections)
-            evaluator = eval_class(self._ground_truth, _coco(coco_class, self.annotations, found), "bbox")
-            evaluator.params.imgIds = detections.image_ids.tolist()
-            evaluator.evaluate()
+    def _evaluate(self, shards: "Sequence[Shard]") -> dict[str, float]:
+        _check(shards, self.annotations)
+        detections = Detections.joined([detections for detections, _ in shards])
+        if self.backend == "hotcoco":
+            evaluator = hotcoco.StreamingEval.merge(matches for _, matches in shards).finalize()  # of a copy
             evaluator.accumulate()
-            evaluator.summarize()
-        self.evaluation = {key: np.asarray(evaluator.eval[key]) for key in ("precision", "recall", "scores")}
+            evaluator.summary_lines()  # which makes `stats`, and prints nothing
+        else:
+            evaluator = reference.evaluate(self.annotations, detections)
+        self.detections, self.evaluated_ids = detections, detections.image_ids
+        found: Any = evaluator.eval
+        self.evaluation = {key: np.asarray(found[key]) for key in ("precision", "recall", "scores")}
         return dict(zip(NUMBERS, map(float, evaluator.stats[: len(NUMBERS)]), strict=True))
-
-    def _check(self, image_ids: np.ndarray) -> None:
-        unique, counts = np.unique(image_ids, return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(
-                f"image {unique[counts > 1][0]} was evaluated {counts.max()} times; every image counts once"
-            )
-        unknown = np.setdiff1d(unique, self.annotations.image_ids)
-        if len(unknown):
-            raise ValueError(f"image {unknown[0]} is not in {self.annotations.path}")
 
     def _evaluated_labels(self) -> np.ndarray:
         image = np.repeat(self.annotations.image_ids, np.diff(self.annotations.first))
         return self.annotations.labels[np.isin(image, self.evaluated_ids) & ~self.annotations.iscrowd]
 
 
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+Shard = tuple[Detections, hotcoco.StreamingEval]  # what one rank has
 
 
-def _backend(name: str) -> tuple[Any, Any]:
-    coco_module, eval_module, eval_class = BACKENDS[name]
-    return importlib.import_module(coco_module).COCO, getattr(importlib.import_module(eval_module), eval_class)
+def _check(shards: Sequence[Shard], annotations: CocoAnnotations) -> None:
+    problem = _problem([detections for detections, _ in shards], annotations)
+    if problem:
+        raise ValueError(problem)
 
 
-def _coco(coco_class: Any, annotations: CocoAnnotations, records: list[dict]) -> Any:
-    coco = coco_class()
-    coco.dataset = {
-        "images": [{"id": image_id} for image_id in annotations.image_ids.tolist()],
-        "categories": [{"id": category_id} for category_id in annotations.category_ids],
-        "annotations": records,
-    }
-    coco.createIndex()
-    return coco
-
-
-def _ground_truths(annotations: CocoAnnotations) -> list[dict]:
-    images = np.repeat(annotations.image_ids, np.diff(annotations.first))
-    categories = np.asarray(annotations.category_ids)[annotations.labels - 1]
-    columns = (images, categories, annotations.bboxes, annotations.areas, annotations.iscrowd.astype(int))
-    return [
-        {"id": i, "image_id": image, "category_id": category, "bbox": bbox, "area": area, "iscrowd": crowd}
-        # ids from 1: COCOeval takes a match with id 0 for none
-        for i, (image, category, bbox, area, crowd) in enumerate(
-            zip(*(c.tolist() for c in columns), strict=True), start=1
-        )
-    ]
-
-
-def _detections(annotations: CocoAnnotations, detections: Detections) -> list[dict]:
-    boxes = detections.xywh
-    categories = np.asarray(annotations.category_ids)[detections.labels - 1]
-    columns = (detections.image, categories, boxes, boxes[:, 2] * boxes[:, 3], detections.scores.astype(np.float64))
-    return [
-        {"id": i, "image_id": image, "category_id": category, "bbox": bbox, "area": area, "score": score, "iscrowd": 0}
-        for i, (image, category, bbox, area, score) in enumerate(
-            zip(*(c.tolist() for c in columns), strict=True), start=1
-        )
-    ]
+def _problem(parts: Sequence[Detections], annotations: CocoAnnotations) -> str | None:
+    """Why these detections cannot be evaluated."""
+    unique, counts = np.unique(np.concatenate([part.image_ids for part in parts]), return_counts=True)
+    if (counts > 1).any():
+        return f"image {unique[counts > 1][0]} was evaluated {counts.max()} times; every image counts once"
+    place = np.searchsorted(annotations.image_ids, unique).clip(max=len(annotations) - 1)
+    unknown = unique[annotations.image_ids[place] != unique]
+    if len(unknown):
+        return f"image {unknown[0]} is not in {annotations.path}"
+    for part in parts:
+        if np.isnan(part.scores).any():
+            return f"a detection in image {part.image[np.isnan(part.scores)][0]} has the score NaN"
+    return None

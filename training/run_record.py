@@ -15,7 +15,7 @@ from coco.whole_files import write_text
 
 PACKAGES = (
     *("torch", "torchvision", "torch_mlu", "pytorch-lightning", "torchmetrics"),
-    *("numpy", "Pillow", "simplejpeg", "faster-coco-eval", "pycocotools"),
+    *("numpy", "Pillow", "simplejpeg", "hotcoco", "pycocotools"),
 )
 
 

@@ -1,6 +1,8 @@
 import contextlib
+import copy
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_the_twelve_numbers_equal_pycocotools_on_the_fixtures(shared_data, tmp_p
         results = json.loads((directory / case["dt"]).read_text())
         update_from_results(metric, results, annotations.image_ids.tolist())
         numbers = metric.compute()
-        assert list(numbers.values()) == pytest.approx(case["pycocotools"], abs=1e-9), case["name"]
+        assert list(numbers.values()) == pytest.approx(case["pycocotools"], abs=1e-12), case["name"]
 
 
 def random_set(directory, images=40, classes=4, crowd=0.1, seed=0):
@@ -106,10 +108,10 @@ def test_the_numbers_equal_pycocotools_on_random_sets_with_crowds_and_empty_imag
     expected = pycocotools_numbers(path, results)
     numbers = metric.compute()
     assert tuple(numbers) == NUMBERS
-    assert list(numbers.values()) == pytest.approx(expected.stats.tolist(), abs=1e-9)
+    assert list(numbers.values()) == pytest.approx(expected.stats.tolist(), abs=1e-12)
     precision = expected.eval["precision"][:, :, :, 0, 2]
     for c, row in enumerate(metric.per_class()):
-        assert row["AP"] == pytest.approx(precision[:, :, c].mean(), abs=1e-9)
+        assert row["AP"] == pytest.approx(precision[:, :, c].mean(), abs=1e-12)
 
 
 def test_images_without_annotations_count_through_their_false_positives(tmp_path):
@@ -133,12 +135,9 @@ def test_only_the_images_given_are_evaluated(tmp_path):
     metric = CocoMeanAveragePrecision(CocoAnnotations.load(path))
     some = metric.annotations.image_ids[:15].tolist()
     update_from_results(metric, [result for result in results if result["image_id"] in some], some)
-    part = json.loads(path.read_text())
-    part["images"] = [image for image in part["images"] if image["id"] in some]
-    part["annotations"] = [box for box in part["annotations"] if box["image_id"] in some]
-    (tmp_path / "part.json").write_text(json.dumps(part))
-    expected = pycocotools_numbers(tmp_path / "part.json", [r for r in results if r["image_id"] in some])
-    assert list(metric.compute().values()) == pytest.approx(expected.stats.tolist(), abs=1e-9)
+    expected = pycocotools_numbers(path, [r for r in results if r["image_id"] in some], some)
+    assert list(metric.compute().values()) == pytest.approx(expected.stats.tolist(), abs=1e-12)
+    assert metric.evaluated_ids.tolist() == some == metric.found_detections.image_ids.tolist()
 
 
 def test_an_image_given_twice_or_unknown_is_an_error_that_names_it(tmp_path):
@@ -155,6 +154,13 @@ def test_an_image_given_twice_or_unknown_is_an_error_that_names_it(tmp_path):
         metric.compute()
 
 
+def test_a_score_that_is_no_number_is_an_error_that_names_the_image(tmp_path):
+    metric = CocoMeanAveragePrecision(CocoAnnotations.load(random_set(tmp_path, images=3)[0]))
+    metric.update([10**10 + 1], torch.ones(1, 1, 4), torch.full((1, 1), torch.nan), torch.ones(1, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="a detection in image 10000000001 has the score NaN"):
+        metric.compute()
+
+
 def test_no_detections_give_zero_and_reset_forgets(tmp_path):
     path, results = random_set(tmp_path)
     metric = CocoMeanAveragePrecision(CocoAnnotations.load(path))
@@ -163,6 +169,34 @@ def test_no_detections_give_zero_and_reset_forgets(tmp_path):
     metric.reset()
     update_from_results(metric, [], ids)
     assert metric.compute()["mAP"] == 0
+
+
+def test_compute_leaves_the_metric_as_it_was_and_copies_go_on_from_there(tmp_path):
+    path, results = random_set(tmp_path)
+    metric = CocoMeanAveragePrecision(CocoAnnotations.load(path))
+    ids = metric.annotations.image_ids.tolist()
+    update_from_results(metric, [result for result in results if result["image_id"] in ids[:15]], ids[:15])
+    half = metric.compute()
+    copies = [metric, copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))]
+    assert [one.compute() for one in copies] == [half] * 3
+    for one in copies:
+        update_from_results(one, [result for result in results if result["image_id"] in ids[15:]], ids[15:])
+    expected = pycocotools_numbers(path, results).stats
+    assert [list(one.compute().values()) for one in copies] == pytest.approx(np.tile(expected, (3, 1)), abs=1e-12)
+    assert metric.state_dict() == {}, "a checkpoint holds no detections"
+
+
+def test_calling_the_metric_gives_the_numbers_of_those_images_and_adds_them(tmp_path):
+    path, results = random_set(tmp_path)
+    metric, whole = (CocoMeanAveragePrecision(CocoAnnotations.load(path)) for _ in range(2))
+    ids = metric.annotations.image_ids.tolist()
+    given = []
+    whole.update = lambda *batch: given.append(metric(*batch))
+    update_from_results(whole, results, ids, batch=20)
+    for numbers, some in zip(given, (ids[:20], ids[20:]), strict=True):
+        expected = pycocotools_numbers(path, [result for result in results if result["image_id"] in some], some)
+        assert list(numbers.values()) == pytest.approx(expected.stats, abs=1e-12)
+    assert list(metric.compute().values()) == pytest.approx(pycocotools_numbers(path, results).stats, abs=1e-12)
 
 
 def evaluate_shard(rank, world_size, path, results, outcome):
@@ -178,6 +212,11 @@ def evaluate_shard(rank, world_size, path, results, outcome):
     if own:
         update_from_results(metric, [result for result in results if result["image_id"] in own], own)
     (outcome / f"{rank}.json").write_text(json.dumps(metric.compute()))
+    metric.reset()
+    if rank > 0:
+        update_from_results(metric, [], metric.annotations.image_ids[:1].tolist())
+    with pytest.raises(ValueError, match=f"image {10**10} was evaluated {world_size - 1} times"):
+        metric.compute()
     torch.distributed.barrier()  # torch 2.4's gloo deadlocks if it is destroyed while its thread frees the last tensors
     torch.distributed.destroy_process_group()
 
@@ -186,6 +225,6 @@ def test_every_rank_gets_the_numbers_of_all_ranks_even_one_without_images(tmp_pa
     path, results = random_set(tmp_path)
     metric = CocoMeanAveragePrecision(CocoAnnotations.load(path))
     update_from_results(metric, results, metric.annotations.image_ids.tolist())
-    mp.spawn(evaluate_shard, (3, path, results, tmp_path), nprocs=3)
+    mp.spawn(evaluate_shard, (3, path, results, tmp_path), nprocs=3)  # each refuses an image given by two ranks, too
     for rank in range(3):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == metric.compute()

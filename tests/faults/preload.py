@@ -1,6 +1,5 @@
 """What train.py imports, at once or on the way, so that a forked run has it."""
 
-import faster_coco_eval  # noqa: F401
 import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401
 import torchvision  # noqa: F401
