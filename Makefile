@@ -21,7 +21,7 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadsc
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-mlu test test-slow test-faults test-oldest lint format bench lock clean
+.PHONY: help install demo demo-mlu test test-slow test-extras test-faults test-oldest lint format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-13s %s\n", $$1, $$2 }'
@@ -63,6 +63,11 @@ test: install lint ## lint and tests, without the slow ones
 
 test-slow: install ## the tests that take minutes
 	$(PYTEST) -m slow
+
+test-extras: install ## the tests that skip without optional tools, with them: Chromium
+	@command -v chromium chromium-browser google-chrome > /dev/null || { \
+		echo "no Chromium here, which looks at the report's page. Debian: apt-get install chromium" >&2; exit 1; }
+	$(PYTEST) -m extras
 
 test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs: nothing may be lost
 	$(BIN)/python -m tests.faults.run
