@@ -65,7 +65,7 @@ test-slow: install ## the tests that take minutes
 	$(PYTEST) -m slow
 
 test-extras: install ## the tests that skip without optional tools, with them: Chromium
-	@command -v chromium chromium-browser google-chrome > /dev/null || { \
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 		echo "no Chromium here, which looks at the report's page. Debian: apt-get install chromium" >&2; exit 1; }
 	$(PYTEST) -m extras
 

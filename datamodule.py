@@ -183,7 +183,7 @@ class COCODataModule(pl.LightningDataModule):
         dataset = EvaluationDataset(self.val_annotations, self._directories["val"], decoder=self._decoder)
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 
-    predict_dataloader = val_dataloader
+    test_dataloader = predict_dataloader = val_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, and what its samples depend on; plain data, in every checkpoint of a fit."""

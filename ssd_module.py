@@ -15,6 +15,7 @@ from checkpoints.compatibility import check_is_ours, check_shapes
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
 from checkpoints.published import default_category_ids, to_ours
+from coco.augment import normalise
 from coco.names import plain
 from evaluation.metric import CocoMeanAveragePrecision
 from ssd.fold import fold_batch_norm
@@ -23,6 +24,7 @@ from ssd.matching import match
 from ssd.model import SSD300
 from ssd.parameters import parameter_groups
 from ssd.postprocess import detect
+from training.evaluated_data import evaluated_annotations
 from training.finetune import check_backbone, take_over
 from training.finite import SaveCheck
 from training.pretrained import load_backbone
@@ -166,7 +168,7 @@ class SSDModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """batch: images, boxes and labels of `COCODataModule`. Returns the loss and its detached parts."""
-        offsets, logits = self(batch["images"])
+        offsets, logits = self(_normalised(batch))
         targets = match(batch["boxes"].float(), batch["labels"], self.default_boxes)
         localisation, confidence = self.loss(offsets, logits, *targets)
         loss = localisation + confidence
@@ -205,7 +207,7 @@ class SSDModule(pl.LightningModule):
     # Validation and prediction
 
     def on_validation_epoch_start(self) -> None:
-        annotations = self.trainer.datamodule.val_annotations
+        annotations = evaluated_annotations(self.trainer)
         if self.metric is None or self.metric.annotations is not annotations:
             self.metric = CocoMeanAveragePrecision(annotations)
         self.metric.reset()
@@ -225,8 +227,14 @@ class SSDModule(pl.LightningModule):
         assert self.metric is not None  # made when the epoch starts
         self.numbers = numbers = self.metric.compute()
         if not self.trainer.sanity_checking:
-            self.log_dict({f"val/{name}": value for name, value in numbers.items()}, prog_bar=False)
+            stage = "test" if self.trainer.testing else "val"
+            self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, prog_bar=False)
             self.log("mAP", numbers["mAP"], prog_bar=True)
+
+    # `trainer.test` evaluates as `trainer.validate` does: COCO's test split has no annotations.
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """`predict` at the checkpoint's score_threshold."""
@@ -253,12 +261,11 @@ class SSDModule(pl.LightningModule):
 
     def _detect(self, batch: dict[str, Any], score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
-        images = batch["images"]
-        if len(images) == 0:
+        if len(batch["images"]) == 0:
             count = self.hparams.max_detections
             boxes = torch.zeros(0, count, 4, dtype=torch.float32)
             return boxes, boxes[..., 0], torch.zeros(0, count, dtype=torch.int64)
-        offsets, logits = self(images)
+        offsets, logits = self(_normalised(batch))
         boxes, scores, labels = detect(
             offsets,
             logits,
@@ -269,6 +276,12 @@ class SSDModule(pl.LightningModule):
         )
         size = torch.as_tensor(batch["sizes"], dtype=torch.float32)  # [B, 2], width and height
         return boxes.cpu() * size.repeat(1, 2).unsqueeze(1), scores.cpu(), labels.cpu()
+
+
+def _normalised(batch: dict[str, Any]) -> Tensor:
+    """The images of a batch; where no data module saw to them (`trainer.validate(dataloaders=...)`) they are uint8."""
+    images = batch["images"]
+    return images if images.is_floating_point() else normalise(images, batch.get("colour"))
 
 
 def load_module(path: str | Path) -> SSDModule:
