@@ -27,11 +27,12 @@ from ssd.postprocess import detect
 from training.evaluated_data import evaluated_annotations
 from training.finetune import check_backbone, take_over
 from training.finite import SaveCheck
+from training.freezing import check_worth_freezing, freeze_parts, frozen_layers
 from training.pretrained import load_backbone
 from training.resuming import Resume
 from training.schedule import RecipeSchedule
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
-from training.what_changed import check_same_model, drop_average, keep_first_weights
+from training.what_changed import check_same_model, check_same_parts_train, drop_average, keep_first_weights
 
 REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
 
@@ -49,6 +50,8 @@ class SSDModule(pl.LightningModule):
         finetune_from: a checkpoint (ours or the published recipe's) whose weights are where training starts, in place
             of backbone_weights; class heads are re-made where classes differ (training/finetune.py). Read when
             they would be.
+        freeze: parts that are not trained: `backbone`, `norm` (every batch normalisation), or both; their weights and
+            running statistics stay (training/freezing.py).
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
         momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
         warmup_steps: optimiser steps of linear warm-up from 0.
@@ -69,6 +72,7 @@ class SSDModule(pl.LightningModule):
         category_ids: Sequence[int] | None = None,
         backbone_weights: str | None = None,
         finetune_from: str | None = None,
+        freeze: Sequence[str] | str = (),
         learning_rate: float = 2.6e-3,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
@@ -90,16 +94,30 @@ class SSDModule(pl.LightningModule):
                 f"{len(category_ids)} category_ids"
             )
         milestones = list(milestones)
+        freeze = [freeze] if isinstance(freeze, str) else list(freeze)
         self.save_hyperparameters()  # plain lists and numbers, so checkpoints open with weights_only=True
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.model = SSD300(backbone, num_classes)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        freeze_parts(self.model, freeze)
         self.loss = MultiBoxLoss()
         self.metric: CocoMeanAveragePrecision | None = None
         self.save_check = SaveCheck()
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """The part that Lightning's `BackboneFinetuning` freezes and releases."""
+        return self.model.backbone
+
+    def train(self, mode: bool = True) -> "SSDModule":
+        """Running statistics of frozen parts stay."""
+        super().train(mode)
+        for layer in frozen_layers(self.model, self.hparams.freeze):
+            layer.eval()
+        return self
 
     @property
     def default_boxes(self) -> Tensor:
@@ -122,6 +140,7 @@ class SSDModule(pl.LightningModule):
         self._check_trainable()
         if self.trainer.ckpt_path:
             return
+        check_worth_freezing(self.hparams)
         if self.hparams.finetune_from:
             source = load_module(self.hparams.finetune_from)
             check_backbone(self.hparams.finetune_from, source, self.hparams.backbone)
@@ -134,7 +153,7 @@ class SSDModule(pl.LightningModule):
     def _check_trainable(self) -> None:
         check_training_precision(self.trainer.precision)
         alone = self.trainer.world_size == 1 or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.modules())
-        if alone and getattr(self.trainer.datamodule, "batch_size", None) == 1:
+        if alone and "norm" not in self.hparams.freeze and getattr(self.trainer.datamodule, "batch_size", None) == 1:
             raise MisconfigurationException(ONE_IMAGE)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -142,6 +161,7 @@ class SSDModule(pl.LightningModule):
         check_same_model(saved, self.hparams)
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
             keep_first_weights(saved, self.hparams)
+            check_same_parts_train(saved, self.hparams)
             check_finite(checkpoint, self.trainer.ckpt_path)
             drop_average(checkpoint, self.trainer)
             self.save_check.step = checkpoint["global_step"]
@@ -184,7 +204,8 @@ class SSDModule(pl.LightningModule):
         hparams = self.hparams
         rate = hparams.learning_rate * self._global_batch() / REFERENCE_BATCH
         groups = parameter_groups(self.model, hparams.weight_decay)
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum)
+        # Weight decay for groups that a callback adds later (BackboneFinetuning); ours say their own.
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum, weight_decay=hparams.weight_decay)
         steps_per_epoch = self._steps_per_epoch() if hparams.milestones else None
         scheduler = RecipeSchedule(optimizer, steps_per_epoch, hparams.warmup_steps, hparams.milestones, hparams.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -122,7 +122,8 @@ class FitCLI(ScriptCLI):
             raise MisconfigurationException(told)
         if self.trains:
             check_training_precision(self.config.trainer.precision)
-            if self.config.data.batch_size == 1 and not self.config.trainer.sync_batchnorm:
+            can_be_one = self.config.trainer.sync_batchnorm or "norm" in self.config.model.freeze
+            if self.config.data.batch_size == 1 and not can_be_one:
                 raise MisconfigurationException(ONE_IMAGE)
         try:
             check_settings(self.config.model.as_dict())

@@ -8,6 +8,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from checkpoints.files import CheckpointError
 from checkpoints.progress import is_left_to_validate, reopen_epoch
+from training.freezing import release_what_is_stepped
 from training.position import Geometry, Position, epoch_was_cut, geometry, translate
 from training.run_checkpoints import find_states
 from training.schedule import RecipeSchedule
@@ -48,6 +49,7 @@ class Resume(pl.Callback):
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is None:
             return
+        release_what_is_stepped(trainer, pl_module)
         lines = changed_settings(checkpoint, self._made_with, pl_module.hparams)
         told = {line.split(" ")[0].removeprefix("model.") for line in lines}
         rates = take_settings(checkpoint, trainer)

@@ -32,6 +32,11 @@ class RecipeSchedule(LambdaLR):
 
         super().__init__(optimizer, factor)
 
+    def get_lr(self) -> list[Any]:
+        """As LambdaLR's; groups added since (Lightning's BackboneFinetuning) keep the rates that they are given."""
+        rates = super().get_lr()
+        return rates + [group["lr"] for group in self.optimizer.param_groups[len(rates) :]]
+
     def state_dict(self) -> dict[str, Any]:
         """As LambdaLR's; the length of an epoch belongs to the run."""
         return {key: value for key, value in super().state_dict().items() if key != "steps_per_epoch"}
@@ -55,5 +60,6 @@ class RecipeSchedule(LambdaLR):
         self._last_lr = [
             base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
         ]
-        for group, base, rate in zip(self.optimizer.param_groups, self.base_lrs, self._last_lr, strict=True):
+        # Not of groups added since, as above.
+        for group, base, rate in zip(self.optimizer.param_groups, self.base_lrs, self._last_lr, strict=False):
             group["initial_lr"], group["lr"] = base, rate

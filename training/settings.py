@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ssd.default_boxes import NUM_DEFAULT_BOXES
+from training.freezing import FREEZABLE
 from training.ranges import Range, out_of_range
 
 RANGES = {
@@ -26,7 +27,8 @@ INFERENCE_PRECISIONS = ("16-true", "bf16-true")
 
 ONE_IMAGE = (
     "--data.batch_size 1: the smallest feature map is one cell, and batch normalisation cannot train on one value. "
-    "Give at least 2 images per device; --trainer.accumulate_grad_batches makes steps of more images with less memory"
+    "Give at least 2 images per device (--trainer.accumulate_grad_batches makes steps of more images with less memory), "
+    "or start from trained weights with --model.freeze norm"
 )
 
 
@@ -40,6 +42,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             isinstance(values, str) or (kind is int and len(set(values)) != len(values))
         ):
             raise ValueError(f"--model.{name} {reprlib.repr(values)}: expected a list of {words}")
+    parts = settings.get("freeze") or ()
+    if unknown := [part for part in ([parts] if isinstance(parts, str) else parts) if part not in FREEZABLE]:
+        raise ValueError(f"--model.freeze {unknown[0]}: expected {' or '.join(FREEZABLE)}, or a list of both")
     milestones = list(settings["milestones"] or ())
     epochs = Range(1, whole=True)
     if not all(epoch in epochs for epoch in milestones) or milestones != sorted(set(milestones)):

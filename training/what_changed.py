@@ -56,6 +56,16 @@ def keep_first_weights(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
         hparams[key] = saved[key]
 
 
+def check_same_parts_train(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
+    """Raises CheckpointError where a resumed run would train other weights: its optimiser knows nothing of them."""
+    before, now = sorted(saved.get("freeze", [])), sorted(hparams["freeze"])
+    if before != now:
+        raise CheckpointError(
+            f"--model.freeze [{','.join(now)}]: the run to resume has [{','.join(before)}]. Resume with that, or begin a "
+            "new run from its weights (--finetune_from CKPT, without --ckpt_path)"
+        )
+
+
 def check_samples(saved: dict[str, Any], now: dict[str, Any], allowed: bool) -> None:
     """Raises CheckpointError, if not `allowed`, where training samples would depend on something else than before."""
     if saved["annotations"] != now["annotations"]:  # which pictures are looked at follows from them
