@@ -62,6 +62,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     # For `finally` and `with` (mounts, processes) to be done with.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # A shell that starts this in the background has SIGINT ignored, and every run would take that over, as it should.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults_", ignore_cleanup_errors=True) as directory:
