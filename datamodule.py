@@ -60,7 +60,7 @@ class COCODataModule(pl.LightningDataModule):
             another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
     Batches for the model, after the transfer: images float32 [B, 3, 300, 300], normalised; image_ids int64 [B] (numpy,
-    on the CPU); training: boxes float32 [B, G, 4] xyxy in [0, 1] and labels int64 [B, G], both 0-padded; evaluation:
+    on the CPU); in a fit boxes float32 [B, G, 4] xyxy in [0, 1] and labels int64 [B, G], both 0-padded; evaluation:
     sizes [B, 2] (width, height in pixels).
 
     Raises:
@@ -180,7 +180,8 @@ class COCODataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
         sampler = EvaluationSampler(length, *self._replicas())
-        dataset = EvaluationDataset(self.val_annotations, self._directories["val"], decoder=self._decoder)
+        fits = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING  # which logs the loss
+        dataset = EvaluationDataset(self.val_annotations, self._directories["val"], self._decoder, truths=fits)
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 
     test_dataloader = predict_dataloader = val_dataloader

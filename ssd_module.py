@@ -188,9 +188,7 @@ class SSDModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """batch: images, boxes and labels of `COCODataModule`. Returns the loss and its detached parts."""
-        offsets, logits = self(_normalised(batch))
-        targets = match(batch["boxes"].float(), batch["labels"], self.default_boxes)
-        localisation, confidence = self.loss(offsets, logits, *targets)
+        localisation, confidence = self._losses(batch, *self(_normalised(batch)))
         loss = localisation + confidence
         parts = {"localisation": localisation.detach(), "confidence": confidence.detach()}
         size = len(batch["images"])
@@ -198,6 +196,10 @@ class SSDModule(pl.LightningModule):
         self.log("train/loss_step", loss, batch_size=size)  # the epoch's mean: training/losses.py
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
         return {"loss": loss, **parts}
+
+    def _losses(self, batch: dict[str, Any], offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Localisation and confidence, means over the batch."""
+        return self.loss(offsets, logits, *match(batch["boxes"].float(), batch["labels"], self.default_boxes))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """SGD with the recipe's parameter groups, linear scaling, warm-up and milestones."""
@@ -234,11 +236,18 @@ class SSDModule(pl.LightningModule):
         self.metric.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """batch: images, image_ids and sizes of `COCODataModule`; an empty one (see its sampler) adds nothing.
+        """batch: images, image_ids and sizes of `COCODataModule`, in a fit boxes and labels too, for the loss; an empty
+        one (see its sampler) adds nothing.
 
         Returns boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], on the CPU.
         """
-        detections = self._detect(batch)
+        size = len(batch["images"])
+        outputs = self(_normalised(batch)) if size else None
+        detections = self._detect(batch, outputs=outputs)
+        # Ranks without images log too: their sums are reduced together.
+        if self.trainer.state.fn == TrainerFn.FITTING and ("boxes" in batch or outputs is None):
+            loss = sum(self._losses(batch, *outputs)) if outputs else torch.zeros((), device=self.device)
+            self.log("val/loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
         assert self.metric is not None  # made when the epoch starts
         self.metric.update(batch["image_ids"], *detections)
         return detections
@@ -280,13 +289,19 @@ class SSDModule(pl.LightningModule):
             for i, image_id in enumerate(batch["image_ids"])
         ]
 
-    def _detect(self, batch: dict[str, Any], score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
+    def _detect(
+        self,
+        batch: dict[str, Any],
+        score_threshold: float | None = None,
+        outputs: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU; `outputs` are
+        the network's, where they are known."""
         if len(batch["images"]) == 0:
             count = self.hparams.max_detections
             boxes = torch.zeros(0, count, 4, dtype=torch.float32)
             return boxes, boxes[..., 0], torch.zeros(0, count, dtype=torch.int64)
-        offsets, logits = self(_normalised(batch))
+        offsets, logits = outputs or self(_normalised(batch))
         boxes, scores, labels = detect(
             offsets,
             logits,

@@ -63,16 +63,20 @@ class TrainingDataset(torch.utils.data.Dataset):
 
 
 class EvaluationDataset(torch.utils.data.Dataset):
-    """Whole pictures by index: image uint8 [300, 300, 3], image_id, and the annotated (width, height).
+    """Whole pictures by index: image uint8 [300, 300, 3], image_id, and the annotated (width, height); with `truths`
+    also boxes and labels, as in training.
 
     Index None is no picture (see `coco.sampler.EvaluationSampler`) and gives None. Any picture that cannot be used
     raises ImageError: the numbers would not be those of the data set.
     """
 
-    def __init__(self, annotations: CocoAnnotations, directory: Path, decoder: str = "auto") -> None:
+    def __init__(
+        self, annotations: CocoAnnotations, directory: Path, decoder: str = "auto", truths: bool = False
+    ) -> None:
         self.annotations = annotations
         self.directory = Path(directory)
         self.decoder = decoder
+        self.truths = truths
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -82,28 +86,21 @@ class EvaluationDataset(torch.utils.data.Dataset):
             return None
         size = _annotated_size(self.annotations, index)
         path = self.directory / self.annotations.file_name(index)
+        boxes, labels = self.annotations.training_boxes(index)
         return {
             "image": decode_crop(path, INPUT_SIZE, size, decoder=self.decoder),
             "image_id": int(self.annotations.image_ids[index]),
             "size": size,
+            **({"boxes": boxes, "labels": labels} if self.truths else {}),
         }
 
 
 def collate_training(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """images uint8 [B, 3, H, W] (channels-last in memory), boxes float32 [B, G, 4], labels int64 [B, G], both 0-padded,
     colour float32 [B, 3, 6]; for the host, image_ids int64 [B] as numpy and `damaged` of all samples."""
-    most = max(len(sample["labels"]) for sample in samples)
-    most = -(-most // TRUTHS_MULTIPLE) * TRUTHS_MULTIPLE
-    boxes = torch.zeros(len(samples), most, 4)
-    labels = torch.zeros(len(samples), most, dtype=torch.int64)
-    for i, sample in enumerate(samples):
-        count = len(sample["labels"])
-        boxes[i, :count] = torch.from_numpy(sample["boxes"])
-        labels[i, :count] = torch.from_numpy(sample["labels"])
     return {
         "images": _stack(samples),
-        "boxes": boxes,
-        "labels": labels,
+        **_padded_truths(samples),
         "colour": torch.from_numpy(np.stack([sample["colour"] for sample in samples])),
         "image_ids": np.array([sample["image_id"] for sample in samples]),
         "damaged": {name: reason for sample in samples for name, reason in sample["damaged"].items()},
@@ -111,13 +108,27 @@ def collate_training(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def collate_evaluation(samples: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    """images uint8 [B, 3, H, W]; image_ids int64 [B] and sizes int64 [B, 2] (width, height) as numpy. B may be 0."""
+    """images uint8 [B, 3, H, W]; image_ids int64 [B] and sizes int64 [B, 2] (width, height) as numpy. B may be 0.
+    Where samples have truths: boxes and labels as in training."""
     there = [sample for sample in samples if sample is not None]
     return {
         "images": _stack(there) if there else torch.zeros(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8),
         "image_ids": np.array([sample["image_id"] for sample in there], dtype=np.int64),
         "sizes": np.array([sample["size"] for sample in there], dtype=np.int64).reshape(-1, 2),
+        **(_padded_truths(there) if there and "boxes" in there[0] else {}),
     }
+
+
+def _padded_truths(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    most = max(1, *(len(sample["labels"]) for sample in samples))
+    most = -(-most // TRUTHS_MULTIPLE) * TRUTHS_MULTIPLE
+    boxes = torch.zeros(len(samples), most, 4)
+    labels = torch.zeros(len(samples), most, dtype=torch.int64)
+    for i, sample in enumerate(samples):
+        count = len(sample["labels"])
+        boxes[i, :count] = torch.from_numpy(sample["boxes"])
+        labels[i, :count] = torch.from_numpy(sample["labels"])
+    return {"boxes": boxes, "labels": labels}
 
 
 def _annotated_size(annotations: CocoAnnotations, index: int) -> tuple[int, int]:

@@ -123,4 +123,5 @@ def print_results(trainer: pl.Trainer) -> None:
         if isinstance(callback, LastCheckpoint):
             print(f"last checkpoint: {callback.path}")
         elif isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
-            print(f"best checkpoint (mAP {float(callback.best_model_score):.3f}): {callback.best_model_path}")
+            score = f"{callback.monitor} {float(callback.best_model_score):.3f}"
+            print(f"best checkpoint ({score}): {callback.best_model_path}")

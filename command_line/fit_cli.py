@@ -33,7 +33,7 @@ from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
 from training.pictures import ClassPrecision, TensorBoardPictures
 from training.random_states import RandomStates
 from training.ranges import Range, out_of_range
-from training.run_checkpoints import run_checkpoints
+from training.run_checkpoints import BEST_BY, run_checkpoints
 from training.run_directory import claim_run_directory, give_back
 from training.run_record import write_run_record
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
@@ -83,6 +83,10 @@ class FitCLI(ScriptCLI):
         add("--stall_seconds", type=float | None, default=60.0, help=stall)
         kept = "Keep the checkpoint of every K-th epoch beside best and last; true: of every epoch, false: of none."
         add("--keep_epochs", type=bool | int, default=10, help=kept)
+        best = (
+            "The number by which best.ckpt is the best: mAP, val/mAP_50 or another of COCO's, or val/loss (the least)."
+        )
+        add("--best_by", type=str, default="mAP", help=best)
         parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
@@ -120,6 +124,11 @@ class FitCLI(ScriptCLI):
         numbers = {**self.config.as_dict(), "keep_epochs": int(self.config.keep_epochs)}
         if told := out_of_range(numbers, RANGES, "--"):
             raise MisconfigurationException(told)
+        if self.config.best_by not in BEST_BY:
+            raise MisconfigurationException(
+                f"--best_by {self.config.best_by}: expected one of {', '.join(BEST_BY)}. By other logged numbers: "
+                "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor NAME"
+            )
         if self.trains:
             check_training_precision(self.config.trainer.precision)
             can_be_one = self.config.trainer.sync_batchnorm or "norm" in self.config.model.freeze
@@ -141,7 +150,7 @@ class FitCLI(ScriptCLI):
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if trainer["enable_checkpointing"] is not False:
             directory = self.run_dir / "checkpoints"
-            callbacks += run_checkpoints(directory, self.config.keep_epochs)
+            callbacks += run_checkpoints(directory, self.config.keep_epochs, self.config.best_by)
             callbacks.append(LastCheckpoint(directory, self.config.save_every_n_steps, self.config.save_every_minutes))
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10))

@@ -235,3 +235,31 @@ def test_weights_of_few_digits_and_batches_of_one_image_are_refused_in_training_
         data = COCODataModule(str(sample), batch_size=size, num_workers=0)
         with pytest.raises(MisconfigurationException, match=message):
             pl.Trainer(accelerator="cpu", precision=precision, **quiet).fit(ssd.float(), data)
+
+
+def test_the_validation_loss_is_the_mean_over_the_validation_images(sample, tmp_path):
+    """Of 10 images in batches of 4, 4 and 2, against the loss of each image by itself."""
+    data, ssd = (
+        COCODataModule(str(sample), batch_size=4, num_workers=0),
+        SSDModule("thin", 4, category_ids=[2, 3, 7, 40]),
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        max_epochs=1,
+        limit_train_batches=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+    )
+    ssd.class_names = data.class_names
+    trainer.fit(ssd, data)
+    ssd.eval()
+    losses = []
+    for batch in data.val_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        for i in range(len(batch["images"])):
+            one = {key: batch[key][i : i + 1] for key in ("images", "boxes", "labels")}
+            with torch.no_grad():
+                losses.append(float(sum(ssd._losses(one, *ssd(one["images"])))))
+    assert len(losses) == 10
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(np.mean(losses), rel=1e-4)

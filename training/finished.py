@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import Timer
 
 from checkpoints.progress import is_left_to_validate
 from training.position import Geometry, geometry
-from training.what_changed import best_score
+from training.run_checkpoints import best_of
 
 
 def finished(checkpoint: dict[str, Any], path: str | Path, trainer: pl.Trainer, datamodule: Any) -> str | None:
@@ -28,8 +28,9 @@ def finished(checkpoint: dict[str, Any], path: str | Path, trainer: pl.Trainer, 
         limit, extend = "--trainer.max_time", f"--trainer.max_time DD:HH:MM:SS, more than its {seconds:.0f} s"
     else:
         return None
-    last, best = checkpoint.get("last_validation", {}).get("mAP"), best_score(checkpoint)
-    numbers = [f"{name} mAP {value:.3f}" for name, value in (("last", last), ("best", best)) if value is not None]
+    last, best = checkpoint.get("last_validation", {}).get("mAP"), best_of(checkpoint)
+    numbers = [] if last is None else [f"last mAP {last:.3f}"]
+    numbers += [] if best is None else [f"best {best[0]} {best[1]:.3f}"]
     return (
         f"{path}: this run is finished, by {limit}: {epochs} epoch(s), {step} steps"
         f"{''.join(f', {number}' for number in numbers)}. Nothing was changed. To extend it: {extend}, after any "

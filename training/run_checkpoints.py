@@ -9,6 +9,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from evaluation.metric import NUMBERS
+
+# Logged at every validation; by a loss the least is best, by all others the greatest.
+BEST_BY = ("mAP", *(f"val/{name}" for name in NUMBERS), "val/loss")
+OWN_KEY = "ModelCheckpoint of the run: "
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
@@ -22,7 +27,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        return f"ModelCheckpoint of the run: {self.name}" + (f" by {self.monitor!r}" if self.monitor else "")
+        return OWN_KEY + self.name + (f" by {self.monitor!r}" if self.monitor else "")
 
     @property
     def older_state_key(self) -> str:
@@ -31,15 +36,24 @@ class RunCheckpoint(ModelCheckpoint):
         return f"ModelCheckpoint{ {'monitor': self.monitor, 'mode': self.mode, **when} }"
 
 
-def run_checkpoints(directory: Path, keep_epochs: int) -> list[pl.Callback]:
-    """`best.ckpt` by mAP and the checkpoint of every `keep_epochs`-th epoch; 0: of none."""
+def run_checkpoints(directory: Path, keep_epochs: int, best_by: str = "mAP") -> list[pl.Callback]:
+    """`best.ckpt` by a number of `BEST_BY`, and the checkpoint of every `keep_epochs`-th epoch; 0: of none."""
     kept = {"save_top_k": -1 if keep_epochs else 0, "every_n_epochs": int(keep_epochs) or 1}
     return [
-        RunCheckpoint(directory, "best", monitor="mAP", mode="max"),
+        RunCheckpoint(directory, "best", monitor=best_by, mode="min" if best_by == "val/loss" else "max"),
         RunCheckpoint(
             directory, "epoch{epoch:03d}", auto_insert_metric_name=False, save_on_train_epoch_end=True, **kept
         ),
     ]
+
+
+def best_of(checkpoint: dict[str, Any]) -> tuple[str, float] | None:
+    """By which number a run's best checkpoint is chosen and its best value so far, from a checkpoint of the run."""
+    for key, state in checkpoint.get("callbacks", {}).items():
+        older = key.startswith(ModelCheckpoint.__qualname__) and state.get("monitor") == "mAP"
+        if (key.startswith(OWN_KEY + "best") or older) and state.get("best_model_score") is not None:
+            return state["monitor"], float(state["best_model_score"])
+    return None
 
 
 def what_is_kept(model: torch.nn.Module, keep_epochs: int, max_epochs: int | None) -> str:

@@ -27,8 +27,8 @@ INFERENCE_PRECISIONS = ("16-true", "bf16-true")
 
 ONE_IMAGE = (
     "--data.batch_size 1: the smallest feature map is one cell, and batch normalisation cannot train on one value. "
-    "Give at least 2 images per device (--trainer.accumulate_grad_batches makes steps of more images with less memory), "
-    "or start from trained weights with --model.freeze norm"
+    "Give at least 2 images per device; --trainer.accumulate_grad_batches makes steps of more images with less memory. "
+    "Or start from trained weights with --model.freeze norm"
 )
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from checkpoints.files import CheckpointError
 from coco.names import look_alikes, told_apart
+from training.run_checkpoints import RunCheckpoint, best_of
 from training.run_record import package_versions, project_version
 
 SAME_MODEL = ("backbone", "num_classes", "class_names", "category_ids")
@@ -61,8 +62,8 @@ def check_same_parts_train(saved: dict[str, Any], hparams: dict[str, Any]) -> No
     before, now = sorted(saved.get("freeze", [])), sorted(hparams["freeze"])
     if before != now:
         raise CheckpointError(
-            f"--model.freeze [{','.join(now)}]: the run to resume has [{','.join(before)}]. Resume with that, or begin a "
-            "new run from its weights (--finetune_from CKPT, without --ckpt_path)"
+            f"--model.freeze [{','.join(now)}]: the run to resume has [{','.join(before)}]. Resume with that, or begin "
+            "a new run from its weights (--finetune_from CKPT, without --ckpt_path)"
         )
 
 
@@ -104,6 +105,7 @@ def made_with(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]
     return {
         "trainer": settings,
         "device": trainer.strategy.root_device.type,
+        "best_by": next((c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, RunCheckpoint)), None),
         # torch's own word: the package's name leaves out for which device it was built.
         "versions": {"project": project_version(), **package_versions(), "torch": str(torch.__version__)},
     }
@@ -125,7 +127,7 @@ def changed_settings(checkpoint: dict[str, Any], now: dict[str, Any], hparams: d
         )
     lines = _differences("model.", checkpoint.get("hyper_parameters", {}), hparams, without=AT_THE_START)
     lines += _differences("trainer.", old, new)
-    lines += _differences("", {"device": saved.get("device", now["device"])}, now)
+    lines += _differences("", {name: saved.get(name, now[name]) for name in ("device", "best_by")}, now)
     # Packages that are there on one side only (simplejpeg) matter as much: the decoder tells.
     return lines + _differences("version of ", saved.get("versions", {}), now["versions"])
 
@@ -158,18 +160,11 @@ def changed_validation(checkpoint: dict[str, Any], saved: dict[str, Any], now: d
     if not saved or not now or saved == now:
         return []
     changes = ", ".join(_differences("", saved, now))
-    best = best_score(checkpoint)
-    kept = "" if best is None else f"; the best checkpoint, of mAP {best:.3f}, stays until a validation exceeds that"
+    best = best_of(checkpoint)
+    kept = (
+        "" if best is None else f"; the best checkpoint, of {best[0]} {best[1]:.3f}, stays until a validation beats it"
+    )
     return [f"another validation set ({changes}): {NOT_COMPARABLE}{kept}"]
-
-
-def best_score(checkpoint: dict[str, Any]) -> float | None:
-    """The best mAP so far, as the run's ModelCheckpoint left it in a checkpoint."""
-    for key, state in checkpoint.get("callbacks", {}).items():
-        watches = key.startswith(ModelCheckpoint.__qualname__) and state.get("monitor") == "mAP"
-        if watches and state.get("best_model_score") is not None:
-            return float(state["best_model_score"])
-    return None
 
 
 def _groups(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> Any:

@@ -72,12 +72,12 @@ def test_a_resumed_run_freezes_what_it_froze(small, source, tmp_path):
 
 
 def test_a_random_backbone_is_not_frozen(small, tmp_path):
-    with pytest.raises(MisconfigurationException, match="--model.freeze backbone: it would keep random weights"):
+    with pytest.raises(MisconfigurationException, match=r"--model.freeze backbone: it would keep random weights"):
         run(small, tmp_path / "run", "--model.freeze", "backbone")
 
 
 def test_an_unknown_part_is_refused(small, tmp_path):
-    with pytest.raises(MisconfigurationException, match="--model.freeze heads: expected backbone or norm, or a list"):
+    with pytest.raises(MisconfigurationException, match=r"--model.freeze heads: expected backbone or norm, or a list"):
         run(small, tmp_path / "run", "--model.freeze", "heads")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line.fit import train
+from command_line.fit import print_results, train
 from evaluation.metric import CocoMeanAveragePrecision
 from training.run_checkpoints import RunCheckpoint, find_states, what_is_kept
 
@@ -80,3 +81,35 @@ def test_a_model_checkpoint_of_the_users_stands_beside_the_runs_own(sample, tmp_
     train(arguments(sample, tmp_path / "run", "--max_epochs", "1"), [like_ours])
     assert (tmp_path / "mine" / "mine.ckpt").is_file()
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_the_best_may_be_that_of_the_least_validation_loss_and_early_stopping_may_watch_it(
+    sample, tmp_path, capsys, caplog
+):
+    stop = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/loss")
+    # Nothing is learned, so the first loss is the least, but for running statistics.
+    still = (
+        "--model.learning_rate",
+        "1e-12",
+        "--trainer.callbacks.patience",
+        "1",
+        "--trainer.callbacks.min_delta",
+        "9",
+    )
+    trainer = train(arguments(sample, tmp_path, "--max_epochs", "5", "--best_by", "val/loss", *stop, *still))
+    assert trainer.current_epoch == 2, "the second epoch was no better"
+    (best,) = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)][:1]
+    assert best.monitor == "val/loss" and best.mode == "min"
+    print_results(trainer)
+    told = f"best checkpoint (val/loss {float(best.best_model_score):.3f}): {best.best_model_path}"
+    assert told in capsys.readouterr().out
+    with caplog.at_level("INFO"):
+        train(arguments(sample, tmp_path, "--max_epochs", "3", "--ckpt_path", "last"))
+    assert "best_by val/loss -> mAP" in caplog.text
+
+
+def test_the_best_by_an_unknown_number_is_refused(sample, tmp_path):
+    with pytest.raises(
+        MisconfigurationException, match=r"--best_by AP: expected one of mAP, val/mAP, .* val/loss\. By"
+    ):
+        train(arguments(sample, tmp_path, "--best_by", "AP"))

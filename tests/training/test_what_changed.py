@@ -116,7 +116,7 @@ def trainer_of(**settings):
     names = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "max_epochs", "max_steps")
     names += ("limit_train_batches", "limit_val_batches", "val_check_interval", "check_val_every_n_epoch")
     device = SimpleNamespace(root_device=torch.device(settings.pop("device", "cpu")))
-    return SimpleNamespace(**{**dict.fromkeys(names), **settings}, strategy=device)
+    return SimpleNamespace(**{**dict.fromkeys(names), **settings}, strategy=device, checkpoint_callbacks=[])
 
 
 def test_the_trainers_settings_the_device_and_the_versions_are_told():
@@ -161,7 +161,7 @@ def test_another_validation_set_is_told_with_the_best_that_stays():
     }
     (line,) = changed_validation(best, {"images": 4, "pictures": "a"}, {"images": 2, "pictures": "a"})
     assert line.startswith("another validation set (images 4 -> 2): mAP before and after are not comparable")
-    assert line.endswith("of mAP 0.500, stays until a validation exceeds that")
+    assert line.endswith("of mAP 0.500, stays until a validation beats it")
     assert changed_validation({}, {"images": 4}, {"images": 4}) == changed_validation({}, {}, {"images": 4}) == []
 
 
