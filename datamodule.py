@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -52,6 +53,7 @@ class COCODataModule(pl.LightningDataModule):
         batch_size: images per device and step. val_batch_size: the same for evaluation; batch_size by default.
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
+        train_backgrounds: train on pictures without any annotation too; the recipe leaves them out, and so does False.
         seed: of the sample order and the augmentation.
         allow_other_samples: resume from a checkpoint although seed, annotations, pictures or decoder are not its run's.
         decoder: of JPEGs: `simplejpeg`, `pillow` (slower; other by rounding, less than 0.1 grey level on average), or
@@ -83,6 +85,7 @@ class COCODataModule(pl.LightningDataModule):
         seed: int = 0,
         allow_other_samples: bool = False,
         decoder: str = "auto",
+        train_backgrounds: bool = False,
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
@@ -102,6 +105,7 @@ class COCODataModule(pl.LightningDataModule):
         self.start = Position()  # where training goes on; a checkpoint sets it
         self.decoder_name = decoder_name(decoder)
         self._decoder = decoder
+        self.train_backgrounds = train_backgrounds
         self._damaged = DamagedImages(damaged_limit)
         self._found: dict[str, Findings] = {}
 
@@ -171,7 +175,7 @@ class COCODataModule(pl.LightningDataModule):
         try:
             start = (self.start.epoch, self.start.samples)
             kind = OverfittingSampler if getattr(self.trainer, "overfit_batches", 0) else TrainingSampler
-            sampler = kind(annotations.trainable, self.batch_size, self.seed, replicas, rank, start)
+            sampler = kind(self._train_indices, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
         dataset = TrainingDataset(annotations, self._directories["train"], self.seed, decoder=self._decoder)
@@ -207,7 +211,9 @@ class COCODataModule(pl.LightningDataModule):
         self._damaged.found = dict(state["damaged_images"])
         # Lightning cannot know that the loader does begin at the right sample.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        check_samples(state["samples_from"], self.samples_from(), self.allow_other_samples)
+        check_samples(
+            {"train_backgrounds": False, **state["samples_from"]}, self.samples_from(), self.allow_other_samples
+        )
 
     def samples_from(self) -> dict[str, Any]:
         """What the training samples depend on beside (epoch, index); of the pictures a sample is read, once."""
@@ -216,6 +222,7 @@ class COCODataModule(pl.LightningDataModule):
             "annotations": self.train_annotations.digest[:16],
             "pictures": self._train_pictures,
             "decoder": self.decoder_name,
+            "train_backgrounds": self.train_backgrounds,
         }
 
     def evaluated_on(self) -> dict[str, Any] | None:
@@ -231,14 +238,20 @@ class COCODataModule(pl.LightningDataModule):
 
     @property
     def num_train_images(self) -> int:
-        """Images that are trained on: those with a usable box."""
-        return len(self.train_annotations.trainable)
+        """Images that are trained on: those with a usable box, with `train_backgrounds` also those without objects."""
+        return len(self._train_indices)
+
+    @property
+    def _train_indices(self) -> np.ndarray:
+        annotations = self.train_annotations
+        backgrounds = annotations.backgrounds if self.train_backgrounds else np.zeros(0, np.int64)
+        return np.sort(np.concatenate((annotations.trainable, backgrounds)))
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Counts damaged images as training reaches them; their names stay on the host."""
         if "damaged" not in batch:
             return batch
-        self._damaged.add(batch["damaged"], len(self.train_annotations.trainable))
+        self._damaged.add(batch["damaged"], self.num_train_images)
         return {key: value for key, value in batch.items() if key != "damaged"}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ssd.matching import match
 from ssd.model import SSD300
 from ssd.parameters import parameter_groups
 from ssd.postprocess import detect
+from training.class_weights import weigh_classes
 from training.evaluated_data import evaluated_annotations
 from training.finetune import check_backbone, take_over
 from training.finite import SaveCheck
@@ -34,6 +35,7 @@ from training.schedule import RecipeSchedule
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
 from training.what_changed import check_same_model, check_same_parts_train, drop_average, keep_first_weights
 
+BACKGROUND_NEGATIVES = 3  # of a picture without objects; the recipe trains on none (MultiBoxLoss)
 REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
 
 
@@ -54,6 +56,8 @@ class SSDModule(pl.LightningModule):
             running statistics stay (training/freezing.py).
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
         momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
+        class_weights: factors of the classification loss by class name, 1 for those not named; or `balanced`, by how
+            rare each is in the training data (training/class_weights.py).
         warmup_steps: optimiser steps of linear warm-up from 0.
         milestones: epochs after which the rate is multiplied by `gamma`.
         score_threshold, iou_threshold, max_detections: of `ssd.postprocess.detect`, in validation and prediction.
@@ -76,6 +80,7 @@ class SSDModule(pl.LightningModule):
         learning_rate: float = 2.6e-3,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        class_weights: dict[str, float] | str | None = None,
         warmup_steps: int = 300,
         milestones: Sequence[int] = (43, 54),
         gamma: float = 0.1,
@@ -102,7 +107,7 @@ class SSDModule(pl.LightningModule):
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         freeze_parts(self.model, freeze)
-        self.loss = MultiBoxLoss()
+        self.loss = MultiBoxLoss(background_negatives=BACKGROUND_NEGATIVES)
         self.metric: CocoMeanAveragePrecision | None = None
         self.save_check = SaveCheck()
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
@@ -138,6 +143,7 @@ class SSDModule(pl.LightningModule):
         Raises MisconfigurationException for what cannot train.
         """
         self._check_trainable()
+        weigh_classes(self)
         if self.trainer.ckpt_path:
             return
         check_worth_freezing(self.hparams)

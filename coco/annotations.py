@@ -99,6 +99,16 @@ class CocoAnnotations:
             raise AnnotationError(f"{self._cache_path}: {name!r} leaves the image directory. Delete this cache.")
         return name
 
+    @property
+    def training_objects(self) -> np.ndarray:
+        """int64 [C], how many boxes of each class there are to train on."""
+        return np.bincount(self._training_labels, minlength=len(self.class_names) + 1)[1:]
+
+    @property
+    def backgrounds(self) -> np.ndarray:
+        """int64, indices of the images without any annotation (a crowd is one)."""
+        return np.flatnonzero(np.diff(self.first) == 0)
+
     def training_boxes(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Fresh arrays of image i: boxes float32 [G, 4], xyxy normalised to [0, 1]; labels int64 [G]."""
         i = self._indices[i]

@@ -42,7 +42,7 @@ class TrainingSampler(DistributedSampler):
         self.num_steps = len(indices) // (batch_size * num_replicas)
         if self.num_steps == 0:
             raise ValueError(
-                f"{len(indices)} training images with boxes do not fill one step of {num_replicas} device(s) x batch "
+                f"{len(indices)} training images do not fill one step of {num_replicas} device(s) x batch "
                 f"{batch_size}; use a smaller --data.batch_size or fewer --devices"
             )
 

@@ -49,7 +49,8 @@ def draw_crop(
     """SSD's random crop (SSD paper, section 2.2, "Data augmentation"; ranges of the published recipe).
 
     Draws again until a crop fits its demand and holds the centre of a box; "leave it whole" (one draw in seven) always
-    fits, so this ends. Boxes whose centre is inside stay, clipped. Returns the crop in pixels, boxes, labels.
+    fits, so this ends. Boxes whose centre is inside stay, clipped. A picture without boxes may be cut anywhere. Returns
+    the crop in pixels, boxes, labels.
     """
     whole = (0, 0, width, height)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -75,7 +76,7 @@ def draw_crop(
         if minimum is not None and not (_iou_with(crop, boxes) > minimum).all():
             continue
         inside = ((centres > crop[:2]) & (centres < crop[2:])).all(axis=1)
-        if not inside.any():
+        if len(boxes) and not inside.any():
             continue
         kept = np.clip(boxes[inside], np.tile(crop[:2], 2), np.tile(crop[2:], 2))
         kept = (kept - np.tile(crop[:2], 2)) / np.tile(crop[2:] - crop[:2], 2)

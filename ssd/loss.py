@@ -15,16 +15,28 @@ class MultiBoxLoss(nn.Module):
 
     Per image: smooth L1 (beta 1) summed over positive default boxes; cross-entropy summed over them and the
     `negatives_per_positive` x as many negatives of highest loss; both divided by the number of positives (an image
-    without any contributes 0), then averaged over the batch. Fixed shapes, no loop over images, no host sync.
+    without any contributes 0, as in the recipe, which trains on none), then averaged over the batch. Fixed shapes, no
+    loop over images, no host sync.
 
-    `default_boxes`, float32 [A, 4] cxcywh, follows the module to its device.
+    Args:
+        negatives_per_positive: of hard negative mining.
+        background_negatives: negatives of an image without positives, whose sum counts as it is: such an image weighs
+            like one with a single positive at 3, the ratio above. (TensorFlow's object detection API has the same as
+            `min_negatives_per_image` of its HardExampleMiner.)
+
+    `class_weights`, float32 [C + 1] or None, are factors of the cross-entropy by true class; negatives are mined by
+    loss, which no weight of an object's class changes. `default_boxes`, float32 [A, 4] cxcywh. Both follow the module
+    to its device.
     """
 
     default_boxes: Tensor
+    class_weights: Tensor | None
 
-    def __init__(self, negatives_per_positive: int = 3) -> None:
+    def __init__(self, negatives_per_positive: int = 3, background_negatives: int = 0) -> None:
         super().__init__()
         self.negatives_per_positive = negatives_per_positive
+        self.background_negatives = background_negatives
+        self.register_buffer("class_weights", None, persistent=False)
         self.register_buffer("default_boxes", ssd300_default_boxes(), persistent=False)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "MultiBoxLoss":
@@ -51,12 +63,14 @@ class MultiBoxLoss(nn.Module):
         )
         localisation = torch.where(positive, distance, 0.0).sum(dim=1)
 
-        cross_entropy = F.cross_entropy(logits.flatten(0, 1), matched_labels.flatten(), reduction="none")
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        cross_entropy = F.cross_entropy(logits.flatten(0, 1), matched_labels.flatten(), weights, reduction="none")
         cross_entropy = cross_entropy.view_as(matched_labels)
         # Sorting the losses themselves, instead of ranking boxes, needs one sort and selects the same sum.
         hardest = torch.where(positive, 0.0, cross_entropy).sort(dim=1, descending=True).values
         rank = torch.arange(hardest.shape[1], device=hardest.device)
-        mined = rank < (self.negatives_per_positive * num_positive).unsqueeze(1)
+        negatives = self.negatives_per_positive * num_positive + self.background_negatives * (num_positive == 0)
+        mined = rank < negatives.unsqueeze(1)
         confidence = (cross_entropy * positive).sum(dim=1) + (hardest * mined).sum(dim=1)
 
         divisor = num_positive.clamp(min=1)

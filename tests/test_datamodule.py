@@ -65,6 +65,21 @@ def test_images_without_boxes_are_left_out_of_training_but_evaluated(data):
     assert sum(len(batch["image_ids"]) for batch in module(data).val_dataloader()) == 10
 
 
+def test_with_train_backgrounds_pictures_without_annotations_are_trained_on_and_no_other_sample_changes(data):
+    without, with_them = module(data), module(data, train_backgrounds=True)
+    assert (without.num_train_images, with_them.num_train_images) == (23, 24)
+    (background,) = with_them.train_annotations.backgrounds.tolist()
+    image_id = with_them.train_annotations.image_ids[background]
+    batches = epoch_of(with_them, 0)
+    rows = [pair for batch in batches for pair in zip(batch["image_ids"].tolist(), batch["labels"], strict=True)]
+    (labels,) = [labels for found, labels in rows if found == image_id]
+    assert not labels.any()
+    first, second = (loaded.train_dataloader().dataset for loaded in (without, with_them))
+    for key in [(0, index) for index in without.train_annotations.trainable.tolist()[:4]]:
+        assert (first[key]["image"] == second[key]["image"]).all()
+    assert without.samples_from() != with_them.samples_from(), "a resumed run does not change them unasked"
+
+
 def test_without_data_the_error_gives_the_commands_for_the_sample_and_for_coco(tmp_path):
     with pytest.raises(DataError) as error:
         module(tmp_path / "nowhere").check()

@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ssd.default_boxes import NUM_DEFAULT_BOXES
+from training.class_weights import BALANCED
 from training.freezing import FREEZABLE
 from training.ranges import Range, out_of_range
 
@@ -45,6 +46,15 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     parts = settings.get("freeze") or ()
     if unknown := [part for part in ([parts] if isinstance(parts, str) else parts) if part not in FREEZABLE]:
         raise ValueError(f"--model.freeze {unknown[0]}: expected {' or '.join(FREEZABLE)}, or a list of both")
+    weights = settings.get("class_weights") or BALANCED
+    by_name = weights if isinstance(weights, Mapping) else {}
+    wrong = weights if isinstance(weights, str) and weights != BALANCED else None
+    wrong = next((f"{name}: {value}" for name, value in by_name.items() if value not in Range(0, above=True)), wrong)
+    if wrong is not None:
+        raise ValueError(
+            f"--model.class_weights {wrong}: expected {BALANCED}, or numbers above 0 by class name, such as "
+            "'{RBC: 0.5, Platelets: 2}'"
+        )
     milestones = list(settings["milestones"] or ())
     epochs = Range(1, whole=True)
     if not all(epoch in epochs for epoch in milestones) or milestones != sorted(set(milestones)):

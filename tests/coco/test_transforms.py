@@ -77,6 +77,14 @@ def test_a_tiny_picture_is_cropped_without_end_or_empty_crop():
         assert crop[2] > crop[0] and crop[3] > crop[1] and len(boxes_left) == 1
 
 
+def test_a_picture_without_boxes_is_cropped_too():
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    crops = [draw_crop(generator(0, 0, index), 640, 480, *none) for index in range(300)]
+    whole = sum(crop == (0, 0, 640, 480) for crop, _, _ in crops)
+    assert 0.1 < whole / 300 < 0.3
+    assert all(boxes.shape == (0, 4) and labels.shape == (0,) for _, boxes, labels in crops)
+
+
 def plain_jitter(pixels: np.ndarray, seed: int) -> np.ndarray:
     """The colour jitter step by step on float pixels [n, 3], with the draws of `colour_matrices`."""
     rng = np.random.default_rng(seed)

@@ -74,6 +74,28 @@ def test_an_image_without_positives_adds_nothing_and_gets_no_gradient():
     assert localisation == 0 and confidence == 0 and logits.grad.abs().sum() == 0
 
 
+def test_background_negatives_train_an_image_without_positives_and_no_other():
+    offsets, logits, boxes, labels = random_case()  # the first image has none
+    logits.requires_grad_()
+    plain = MultiBoxLoss()(offsets, logits, boxes, labels)
+    localisation, confidence = MultiBoxLoss(background_negatives=3)(offsets, logits, boxes, labels)
+    hardest = F.cross_entropy(logits[0], labels[0], reduction="none").topk(3).values
+    torch.testing.assert_close(confidence, plain[1] + hardest.sum() / 3)  # a mean over three images
+    assert localisation == plain[0]
+
+
+def test_class_weights_scale_the_cross_entropy_of_positives_and_leave_the_mining_alone():
+    offsets, logits, boxes, labels = random_case(classes=5)
+    loss, weights = MultiBoxLoss(), torch.tensor([1.0, 1, 1, 4, 1, 1])
+    plain = loss(offsets, logits, boxes, labels)
+    loss.class_weights = weights
+    localisation, confidence = loss(offsets, logits, boxes, labels)
+    entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+    more = ((labels == 3) * entropy).sum(dim=1) * 3 / (labels > 0).sum(dim=1).clamp(min=1)
+    torch.testing.assert_close(confidence, plain[1] + more.mean())
+    assert localisation == plain[0]
+
+
 def test_half_precision_outputs_are_summed_in_float32():
     offsets, logits, boxes, labels = random_case()
     low = MultiBoxLoss()(offsets.bfloat16(), logits.bfloat16(), boxes, labels)
