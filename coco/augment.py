@@ -27,6 +27,12 @@ def normalise(images: Tensor, colour: Tensor | None = None, channels_last: bool 
     return normalised
 
 
+def denormalise(images: Tensor) -> Tensor:
+    """What `normalise` made float32 [B, 3, H, W], as uint8 again, to be looked at."""
+    mean, std = _imagenet(images.device)
+    return (images.float() * std + mean).round().clamp(0, 255).to(torch.uint8)
+
+
 def _normalise(images: Tensor, colour: Tensor | None) -> Tensor:
     mean, std = _imagenet(images.device)
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format)  # whole planes vectorise

@@ -1,6 +1,6 @@
 """A contact sheet: some pictures of a data set with their boxes, side by side in one picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,12 @@ def contact_sheet(splits: Sequence[tuple[CocoAnnotations, Path]], draw: Draw, co
 
     Pictures that cannot be decoded are left out.
     """
-    tiles = [tile for split in splits for tile in _tiles(*split, draw, -(-count // len(splits)))]
+    return sheet_of([tile for split in splits for tile in _tiles(*split, draw, -(-count // len(splits)))])
+
+
+def sheet_of(tiles: Iterable[tuple[Image.Image, str]]) -> Image.Image:
+    """Pictures of at most `TILE` - `MARGIN` px a side, in rows, each below its caption."""
+    tiles = list(tiles)
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     heights = [CAPTION + max(tile.height for tile, _ in row) + MARGIN for row in rows]
     sheet = Image.new("RGB", (TILE * min(COLUMNS, max(1, len(tiles))), max(1, sum(heights))), (32, 32, 32))

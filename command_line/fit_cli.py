@@ -30,7 +30,7 @@ from training.finetune import check_backbone
 from training.last_checkpoint import LastCheckpoint
 from training.loader_watch import LoaderWatch
 from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
-from training.pictures import ClassPrecision, TensorBoardPictures
+from training.pictures import ClassPrecision, TensorBoardPictures, TrainBatch
 from training.random_states import RandomStates
 from training.ranges import Range, out_of_range
 from training.run_checkpoints import BEST_BY, run_checkpoints
@@ -145,6 +145,8 @@ class FitCLI(ScriptCLI):
         if self.is_trial:
             trainer |= {"enable_checkpointing": False, "logger": False}
             first = []
+        else:
+            first.append(TrainBatch(self.run_dir / "pictures"))
         callbacks = [*first, *listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
         if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="step"))

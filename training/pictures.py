@@ -1,5 +1,7 @@
-"""Callbacks that show what a network finds: pictures of the first validation images, and the AP of every class."""
+"""Callbacks that show what a network is trained on and what it finds: the first batch, pictures of the first validation
+images, and the AP of every class."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,11 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from coco.annotations import CocoAnnotations
+from coco.augment import denormalise
+from coco.contact_sheet import MARGIN, TILE, sheet_of
 from coco.lettering import drawable_names
-from coco.names import unique
+from coco.names import plain, unique
 from coco.whole_files import replacing
 from evaluation.drawing import draw_detections, open_image
 
@@ -52,7 +57,7 @@ class DetectionPictures(pl.Callback):
                 boxes.numpy()[shown],
                 labels.numpy()[shown],
                 scores.numpy()[shown],
-                drawable_names(tuple(pl_module.class_names), tuple(pl_module.category_ids)),
+                _drawn_names(pl_module),
                 truth,
             )
             self.keep(trainer, unique(path.stem, str(int(image_id)), self._names), picture)
@@ -84,6 +89,29 @@ class TensorBoardPictures(DetectionPictures):
             logger.experiment.add_image(f"val/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC")
 
 
+class TrainBatch(pl.Callback):
+    """Draws the first batch of a run as the network gets it, augmented, with its boxes: `directory`/train_batch.png
+    and, where there is a TensorBoardLogger, `train/batch`. A resumed run keeps the sheet of its beginning."""
+
+    def __init__(self, directory: str | Path, count: int = 18) -> None:
+        self.path = Path(directory) / "train_batch.png"
+        self.count = count
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.count == 0 or not trainer.is_global_zero or (trainer.ckpt_path and self.path.exists()):
+            return
+        annotations = getattr(trainer.datamodule, "train_annotations", None)
+        sheet = sheet_of(_tiles(batch, self.count, _drawn_names(pl_module), annotations))
+        self.count = 0  # done
+        with replacing(self.path) as file:
+            sheet.save(file, format="PNG")
+        logger = tensorboard(trainer)
+        if logger is not None:
+            logger.experiment.add_image("train/batch", np.asarray(sheet), trainer.global_step, dataformats="HWC")
+
+
 class ClassPrecision(pl.Callback):
     """Draws the AP of every class in TensorBoard, `class_AP/<name>`, after each validation while training.
 
@@ -112,3 +140,25 @@ def _original(datamodule: Any, image_id: int) -> tuple[Path, Image.Image, np.nda
     boxes = annotations.bboxes[annotations.first[index] : annotations.first[index + 1]].copy()
     boxes[:, 2:] += boxes[:, :2]
     return *open_image(annotations, datamodule.val_directory, index), boxes
+
+
+def _tiles(
+    batch: Any, count: int, class_names: Sequence[str], annotations: CocoAnnotations | None
+) -> Iterator[tuple[Image.Image, str]]:
+    """The first pictures of a training batch with their boxes, and what each is called."""
+    images = batch["images"][:count]
+    images = (denormalise(images) if images.is_floating_point() else images).permute(0, 2, 3, 1).cpu().numpy()
+    boxes, labels = (batch[name][:count].cpu().numpy() for name in ("boxes", "labels"))
+    side = TILE - MARGIN
+    for pixels, of_image, names, image_id in zip(images, boxes, labels, batch["image_ids"], strict=False):
+        picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+        there = names > 0
+        drawn = draw_detections(picture, of_image[there] * side, names[there], None, class_names)
+        name = f"image {image_id}"
+        if annotations is not None:
+            name = plain(annotations.file_name(int(np.searchsorted(annotations.image_ids, image_id))))
+        yield drawn, name
+
+
+def _drawn_names(module: Any) -> Sequence[str]:
+    return drawable_names(tuple(module.class_names), tuple(module.category_ids))

@@ -59,6 +59,7 @@ def test_a_run_leaves_config_checkpoints_and_logs(trained):
         "train/confidence",
         "train/images_per_second",
         "val/mAP_50",
+        "val/loss",
     ):
         assert any(row[column] for row in rows), column
     assert any(row["lr-SGD/pg1"] for row in rows)
@@ -69,9 +70,11 @@ def test_tensorboard_shows_AP_per_class_and_pictures_of_every_epoch(trained):
     events = EventAccumulator(str(trained[0] / "logs" / "tensorboard")).Reload()
     assert {"class_AP/disc", "class_AP/cross", "val/mAP"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("class_AP/disc")] == [5, 10], "not in the sanity check"
-    pictures = events.Tags()["images"]
+    pictures = [tag for tag in events.Tags()["images"] if tag != "train/batch"]
     assert len(pictures) == 4 and [event.step for event in events.Images(pictures[0])] == [5, 10]
     assert events.Images(pictures[0])[0].width <= 400
+    assert [event.step for event in events.Images("train/batch")] == [0]
+    assert (trained[0] / "pictures" / "train_batch.png").is_file()
 
 
 def test_checkpoints_are_plain_data_with_their_classes(trained):

@@ -17,6 +17,7 @@ from ssd_module import load_module
 from tests.mlu_on_standin.witness import BATCH, LOGGER, arguments, checkpoint, logged, ranks
 from tests.training.test_resuming import assert_equal, whole_state
 
+SHEET = ("uint8 [2, 300, 300, 3]", "float32 [2, 8, 4]", "int64 [2, 8]")
 VALIDATED = [*BATCH[:3]]  # without the colours; boxes and labels for the loss, which nothing reads in a step
 DETECTIONS = [
     "d2h float32 [2, 200, 4] ssd_module.py",
@@ -103,6 +104,11 @@ def test_a_training_step_that_logs_reads_the_scalars_and_lightning_sends_the_lea
 def test_the_first_training_step_also_moves_constants_and_lightnings_records_of_what_is_logged(steps):
     assert [words for words in steps[0] if words not in BATCH] == [
         *["h2d float32 [3, 1, 1] coco/augment.py"] * 2,
+        # the sheet of what is trained on, RUN/pictures/train_batch.png
+        *(
+            f"d2h {what} training/pictures.py"
+            for what in ("uint8 [2, 300, 300, 3]", "float32 [2, 8, 4]", "int64 [2, 8]")
+        ),
         "h2d int32 [8732] ssd/default_boxes.py",
         # loss, localisation and confidence: a value and a count each, which it moves twice
         *[f"h2d float32 [] {LOGGER}/result.py", f"h2d int64 [] {LOGGER}/result.py"] * 3 * 2,
