@@ -19,6 +19,13 @@ from evaluation.detections import Detections
 FIRST_ID = 1  # of an annotation: COCOeval takes a match with id 0 for none
 
 
+def annotation_rows(annotations: CocoAnnotations, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of all annotations of these images: the image, and the row in the file's arrays. int64 [m], int64 [m]"""
+    counts = np.diff(annotations.first)[images]
+    starts = annotations.first[images] - np.cumsum(counts) + counts
+    return np.repeat(images, counts), np.repeat(starts, counts) + np.arange(counts.sum())
+
+
 def truth_set(annotations: CocoAnnotations, images: np.ndarray | None = None, crowds: bool = True) -> hotcoco.COCO:
     """The ground truth of some images.
 
@@ -27,7 +34,7 @@ def truth_set(annotations: CocoAnnotations, images: np.ndarray | None = None, cr
         crowds: with crowd regions. The confusion matrix and TIDE count them as objects, so give them a set without.
     """
     images = np.arange(len(annotations)) if images is None else images
-    image, rows = _boxes(annotations, images)
+    image, rows = annotation_rows(annotations, images)
     if not crowds:
         kept = ~annotations.iscrowd[rows]
         image, rows = image[kept], rows[kept]
@@ -68,7 +75,7 @@ def stream(annotations: CocoAnnotations) -> hotcoco.StreamingEval:
 def add(evaluator: hotcoco.StreamingEval, annotations: CocoAnnotations, detections: Detections) -> None:
     """Matches the images of `detections`, all of them in the annotation file."""
     images = np.searchsorted(annotations.image_ids, detections.image_ids)
-    image, rows = _boxes(annotations, images)
+    image, rows = annotation_rows(annotations, images)
     columns = (
         *(rows + FIRST_ID, image, annotations.labels[rows], annotations.bboxes[rows]),
         *(annotations.areas[rows], annotations.iscrowd[rows]),
@@ -80,10 +87,3 @@ def add(evaluator: hotcoco.StreamingEval, annotations: CocoAnnotations, detectio
 
 def _categories(annotations: CocoAnnotations) -> list[dict[str, Any]]:
     return [{"id": label, "name": name} for label, name in enumerate(annotations.class_names, start=1)]
-
-
-def _boxes(annotations: CocoAnnotations, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of all annotations of these images: the image, and the row in the file's arrays. [m], [m]"""
-    counts = np.diff(annotations.first)[images]
-    starts = annotations.first[images] - np.cumsum(counts) + counts
-    return np.repeat(images, counts), np.repeat(starts, counts) + np.arange(counts.sum())
