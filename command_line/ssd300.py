@@ -16,6 +16,7 @@ from command_line.start import prepare, start
 COMMANDS = {
     "train": ("command_line.fit", "train, or resume a run"),
     "evaluate": ("command_line.evaluate", "COCO's numbers of a checkpoint, and a report"),
+    "compare": ("command_line.compare", "whether one detector is better than another, or it is noise"),
     "predict": ("command_line.predict", "detect objects in pictures and videos"),
     "export": ("command_line.export", "write a checkpoint in another format"),
     "published": ("command_line.published", "the published recipe's main.py, with its flags"),
