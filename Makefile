@@ -47,6 +47,7 @@ demo: install ## train on the built-in sample data, print its COCO mAP, draw det
 	$(BIN)/python train.py --config configs/demo.yaml --data_root $(SAMPLE) --run_dir $(DEMO_RUN)
 	$(BIN)/python evaluate.py --accelerator cpu --ckpt_path $(DEMO_RUN)/checkpoints/best.ckpt --data_root $(SAMPLE) \
 		--pictures $(DEMO_RUN)/pictures --report $(DEMO_RUN)/report
+	@$(BIN)/python benchmarks/training_quality.py --expected configs/demo.yaml
 	@echo "best checkpoint: $(DEMO_RUN)/checkpoints/best.ckpt; pictures: $(DEMO_RUN)/pictures"
 
 demo-mlu: install ## train on two stand-in MLUs (tests/standin/) for a few minutes, then evaluate on the CPU

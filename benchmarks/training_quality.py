@@ -2,7 +2,8 @@
 
 python benchmarks/training_quality.py clip5 clip10 --data demo=data/sample --seeds 0 1 2 3
 python benchmarks/training_quality.py clip5 --data bccd=DIR --seeds 10 11 12 --precision bf16-mixed --processes 2
-python benchmarks/training_quality.py --table      # of the rows there are; trains nothing
+python benchmarks/training_quality.py --table                       # of the rows there are; trains nothing
+python benchmarks/training_quality.py --expected configs/demo.yaml  # one line: what a run of that configuration gives
 
 The variants are in training_quality.yaml, the rows (every run that ended, well or not) in training_quality.jsonl. A run
 that has a row is not repeated, so that an interrupted study goes on with the same command.
@@ -30,6 +31,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 ROWS, VARIANTS = HERE / "training_quality.jsonl", HERE / "training_quality.yaml"
+UNSEEN = 10  # seeds from here on are for reports; variants are chosen on those below
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # those that decide how fast, and how, bf16 is computed
 
 
@@ -59,14 +61,11 @@ def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
 def settings_of(run: Run, study: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run, without the places of data and run: what all share, the data's, the variant's (its
     part `everywhere`, then that of the data set)."""
-    variant = study["variants"][run.variant] or {}
+    variant = study["variants"][run.variant]
     own = {"seed_everything": run.seed, "trainer": {"precision": run.precision}}
-    base = study["data"][run.data] if variant.get("from") is None else _shipped(variant["from"][run.data])
-    return merged(base, study["fixed"], variant.get("everywhere", {}), variant.get(run.data, {}), own)
-
-
-def _shipped(config: str) -> dict[str, Any]:
-    return yaml.safe_load((HERE.parent / config).read_text())
+    return merged(
+        study["fixed"], study["data"][run.data], variant.get("everywhere", {}), variant.get(run.data, {}), own
+    )
 
 
 def train(run: Run, study: Mapping[str, Any], data_root: Path, runs: Path) -> dict[str, Any]:
@@ -150,13 +149,29 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         groups.setdefault((row["data"], row["variant"], row["precision"], row["cpu"]), []).append(row)
     for (data, variant, precision, cpu), group in sorted(groups.items(), key=lambda item: item[0][0], reverse=True):
         found = [row["mAP"] for row in group if row["mAP"] is not None]
-        seeds = " ".join(str(seed) for seed in sorted(row["seed"] for row in group))
         died = f" ({len(group) - len(found)} died)" if len(found) < len(group) else ""
         spread = f"{statistics.stdev(found):.3f}" if len(found) > 1 else "-"
         mean, least = (f"{f(found):.3f}" if found else "-" for f in (statistics.mean, min))
         minutes = statistics.mean(row["processor_minutes"] for row in group)
-        cells = (data, variant, precision, seeds + died, mean, spread, least, f"{minutes:.1f}", cpu)
+        cells = (data, variant, precision, _seeds(group) + died, mean, spread, least, f"{minutes:.1f}", cpu)
         yield f"| {' | '.join(cells)} |"
+
+
+def expected(config: str, study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What runs of a shipped configuration came to: those of its variant on unseen seeds, in every precision."""
+    data, variant = study["configs"][config].split()
+    runs = [row for row in rows if (row["data"], row["variant"]) == (data, variant) and row["mAP"] is not None]
+    runs = [row for row in runs if row["seed"] >= UNSEEN] or runs
+    if not runs:
+        return f"{config}: not measured yet"
+    found = [row["mAP"] for row in runs]
+    precisions = " and ".join(sorted({row["precision"] for row in runs}))
+    spread = f"mAP {statistics.mean(found):.3f} on average, {min(found):.3f} to {max(found):.3f}"
+    return f"expected of {config} on {data}: {spread} (seeds {_seeds(runs)}, {precisions})"
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
+    return " ".join(map(str, sorted({row["seed"] for row in rows})))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -169,15 +184,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="run directories, with checkpoints")
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"by default {ROWS.name} beside this file")
     parser.add_argument("--table", action="store_true", help="print the table of all rows and train nothing")
+    parser.add_argument("--expected", metavar="CONFIG", help="say what a shipped configuration gives, by the rows")
     args = parser.parse_args(argv)
+    study = yaml.safe_load(VARIANTS.read_text())
+    if args.expected:
+        if args.expected not in study["configs"]:
+            parser.error(f"--expected {args.expected}: expected one of {', '.join(study['configs'])}")
+        print(expected(args.expected, study, read_rows(args.rows)))
+        return
     if not args.table:
-        study_rows(parser, args)
+        study_rows(parser, args, study)
     print("\n".join(table(read_rows(args.rows))))
 
 
-def study_rows(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def study_rows(parser: argparse.ArgumentParser, args: argparse.Namespace, study: Mapping[str, Any]) -> None:
     """Trains what has no row yet and adds its rows, one by one, as runs end."""
-    study = yaml.safe_load(VARIANTS.read_text())
     roots = dict(name.partition("=")[::2] for name in args.data)
     for given, known, what in ((args.variants, study["variants"], "variant"), (roots, study["data"], "--data")):
         if not given or (unknown := [name for name in given if name not in known]):

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from benchmarks import training_quality
-from benchmarks.training_quality import Run, main, settings_of, table
+from benchmarks.training_quality import Run, expected, main, settings_of, table
+from tests.conftest import PROJECT
 
 RUN = Run("demo", "clip5", "bf16-mixed", 3)
 
@@ -73,3 +74,29 @@ def test_unknown_names_are_refused_with_those_there_are(capsys):
     with pytest.raises(SystemExit):
         main(["clip6", "--data", "demo=nowhere"])
     assert "variant clip6: expected some of recipe, clip5" in capsys.readouterr().err
+
+
+NOT_OF_QUALITY = {  # where, how often it is looked at, how it is fed
+    "trainer": ("precision", "log_every_n_steps", "check_val_every_n_epoch", "num_sanity_val_steps"),
+    "data": ("data_root", "num_workers"),
+}
+
+
+def test_a_shipped_configuration_is_the_variant_whose_rows_stand_for_it(study):
+    assert study["configs"], "none would pass"
+    for config, of in study["configs"].items():
+        shipped = yaml.safe_load((PROJECT / config).read_text())
+        measured = settings_of(Run(*of.split(), "auto", 0), study)
+        for part in ("trainer", "model", "data"):
+            kept = {k: v for k, v in shipped[part].items() if k not in NOT_OF_QUALITY.get(part, ())}
+            assert kept.items() <= measured[part].items(), config
+            own = set(measured[part]) - set(study["fixed"][part]) - set(NOT_OF_QUALITY.get(part, ()))
+            assert own <= set(kept), config
+
+
+def test_what_a_configuration_is_expected_to_give_is_told_of_unseen_seeds(study):
+    study = {**study, "configs": {"configs/demo.yaml": "demo clip5"}}
+    rows = [row(0, 0.9), row(10, 0.4), row(11, 0.5), row(12, None), row(13, 0.6, precision="32-true")]
+    told = expected("configs/demo.yaml", study, rows)
+    assert "mAP 0.500 on average, 0.400 to 0.600 (seeds 10 11 13, 32-true and bf16-mixed)" in told
+    assert expected("configs/demo.yaml", study, []) == "configs/demo.yaml: not measured yet"
