@@ -1,6 +1,5 @@
 """SSDModule: the LightningModule of SSD300. Steps, optimiser, schedule, metric; the detector itself lives in ssd/."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,25 @@ from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
 from ssd.matching import match
 from ssd.model import SSD300
-from ssd.parameters import parameter_groups
 from ssd.postprocess import detect
 from training.class_weights import weigh_classes
 from training.evaluated_data import evaluated_annotations
 from training.finetune import check_backbone, take_over
 from training.finite import SaveCheck
 from training.freezing import check_worth_freezing, freeze_parts, frozen_layers
+from training.optimisation import make_optimizer, make_schedule
 from training.pretrained import load_backbone
 from training.resuming import Resume
-from training.schedule import RecipeSchedule
 from training.settings import ONE_IMAGE, check_settings, check_training_precision
-from training.what_changed import check_same_model, check_same_parts_train, drop_average, keep_first_weights
+from training.what_changed import (
+    check_same_model,
+    check_same_optimizer,
+    check_same_parts_train,
+    drop_average,
+    keep_first_weights,
+)
 
 BACKGROUND_NEGATIVES = 3  # of a picture without objects; the recipe trains on none (MultiBoxLoss)
-REFERENCE_BATCH = 32  # images; the recipe's learning rate is given for this global batch and scales with it
 
 
 class SSDModule(pl.LightningModule):
@@ -55,11 +58,16 @@ class SSDModule(pl.LightningModule):
         freeze: parts that are not trained: `backbone`, `norm` (every batch normalisation), or both; their weights and
             running statistics stay (training/freezing.py).
         learning_rate: per 32 images of global batch; scaled linearly by devices x batch x accumulated batches / 32.
-        momentum, weight_decay: of SGD; decay spares biases and normalisation (`parameter_groups`).
+        optimizer: `sgd`, the recipe's, or `adamw`.
+        momentum, weight_decay: of the optimiser (AdamW's first beta); decay spares biases and normalisation
+            (`parameter_groups`).
         class_weights: factors of the classification loss by class name, 1 for those not named; or `balanced`, by how
             rare each is in the training data (training/class_weights.py).
         warmup_steps: optimiser steps of linear warm-up from 0.
-        milestones: epochs after which the rate is multiplied by `gamma`.
+        schedule: of the rate after warm-up: `milestones`, or `cosine`, which falls to 0 at the end of the run.
+        milestones: epochs after which the rate is multiplied by `gamma`; not used by `cosine`.
+        background_prior: the probability of background that the class heads start with, and small weights in all
+            heads; None: Xavier's, the recipe's (`SSD300`).
         score_threshold, iou_threshold, max_detections: of `ssd.postprocess.detect`, in validation and prediction.
         channels_last: memory format of the network; faster wherever it was measured.
 
@@ -78,12 +86,15 @@ class SSDModule(pl.LightningModule):
         finetune_from: str | None = None,
         freeze: Sequence[str] | str = (),
         learning_rate: float = 2.6e-3,
+        optimizer: str = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         class_weights: dict[str, float] | str | None = None,
         warmup_steps: int = 300,
+        schedule: str = "milestones",
         milestones: Sequence[int] = (43, 54),
         gamma: float = 0.1,
+        background_prior: float | None = None,
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         max_detections: int = 200,
@@ -103,7 +114,7 @@ class SSDModule(pl.LightningModule):
         self.save_hyperparameters()  # plain lists and numbers, so checkpoints open with weights_only=True
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
-        self.model = SSD300(backbone, num_classes)
+        self.model = SSD300(backbone, num_classes, background_prior=background_prior)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         freeze_parts(self.model, freeze)
@@ -168,6 +179,7 @@ class SSDModule(pl.LightningModule):
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
             keep_first_weights(saved, self.hparams)
             check_same_parts_train(saved, self.hparams)
+            check_same_optimizer(saved, self.hparams)
             check_finite(checkpoint, self.trainer.ckpt_path)
             drop_average(checkpoint, self.trainer)
             self.save_check.step = checkpoint["global_step"]
@@ -208,30 +220,10 @@ class SSDModule(pl.LightningModule):
         return self.loss(offsets, logits, *match(batch["boxes"].float(), batch["labels"], self.default_boxes))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """SGD with the recipe's parameter groups, linear scaling, warm-up and milestones."""
-        hparams = self.hparams
-        rate = hparams.learning_rate * self._global_batch() / REFERENCE_BATCH
-        groups = parameter_groups(self.model, hparams.weight_decay)
-        # Weight decay for groups that a callback adds later (BackboneFinetuning); ours say their own.
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=hparams.momentum, weight_decay=hparams.weight_decay)
-        steps_per_epoch = self._steps_per_epoch() if hparams.milestones else None
-        scheduler = RecipeSchedule(optimizer, steps_per_epoch, hparams.warmup_steps, hparams.milestones, hparams.gamma)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _global_batch(self) -> int:
-        """Images per optimiser step over all devices."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        batch_size = getattr(datamodule, "batch_size", None)
-        if batch_size is None:
-            self.trainer.estimated_stepping_batches  # noqa: B018 - sets up the data loaders
-            batch_size = self.trainer.train_dataloader.batch_size
-        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-
-    def _steps_per_epoch(self) -> int:
-        self.trainer.fit_loop.setup_data()  # so the next line is known
-        if self.trainer.limit_train_batches == 0:
-            return 1  # Lightning trains on nothing then, and does not count the batches
-        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        """See training/optimisation.py."""
+        optimizer = make_optimizer(self.hparams, self.model, self.trainer)
+        schedule = make_schedule(self.hparams, optimizer, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Validation and prediction
 

@@ -16,6 +16,7 @@ from command_line.streams import say
 from evaluation.report import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
+from training.optimisation import OPTIMIZER_STATES
 from training.run_checkpoints import what_is_kept
 from training.run_directory import held
 
@@ -52,7 +53,8 @@ def _run(cli: FitCLI) -> pl.Trainer:
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
         if cli.trainer.checkpoint_callbacks:
-            kept = what_is_kept(cli.model, cli.config.keep_epochs, cli.trainer.max_epochs)
+            states = OPTIMIZER_STATES[cli.model.hparams.optimizer]
+            kept = what_is_kept(cli.model, cli.config.keep_epochs, cli.trainer.max_epochs, states)
             print(f"checkpoints: {kept}")
         sys.stdout.flush()
     try:

@@ -4,6 +4,8 @@ Source: the published recipe's ResNet variant of SSD (Liu et al., 2016); the str
 so a 300x300 image gives maps of 38, 19, 10, 5, 3 and 1 cells a side.
 """
 
+import math
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ FEATURE_CHANNELS = {
 }
 BOTTLENECK_CHANNELS = (256, 256, 128, 128, 128)
 _RESNET_PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
+HEAD_STD = 0.01  # of a head's weights beside a background_prior, as RetinaNet's
 STRIDED_BLOCKS = 3  # blocks 0-2 halve the map with stride 2; the last two shrink it by leaving out the padding
 
 
@@ -31,13 +34,20 @@ class SSD300(nn.Module):
         num_classes: C, without background.
         backbone_weights: a torchvision ResNet state dict to start the backbone from (training/pretrained.py reads it),
             or None for random weights.
+        background_prior: every default box starts with this probability of background, and all heads with small
+            weights, so that the first steps are not spent on unlearning large random scores (after Lin et al. 2017,
+            "Focal Loss", sections 3.3 and 4.1). None: Xavier-uniform heads with random biases, as in the recipe.
 
     Raises:
         ValueError: unknown backbone, fewer than one class, or weights of another network.
     """
 
     def __init__(
-        self, backbone: str = "resnet50", num_classes: int = 80, backbone_weights: dict[str, Tensor] | None = None
+        self,
+        backbone: str = "resnet50",
+        num_classes: int = 80,
+        backbone_weights: dict[str, Tensor] | None = None,
+        background_prior: float | None = None,
     ) -> None:
         super().__init__()
         if backbone not in FEATURE_CHANNELS:
@@ -65,8 +75,18 @@ class SSD300(nn.Module):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+        if background_prior is not None:
+            self._start_heads(background_prior)
         if backbone_weights is not None:
             self.load_backbone(backbone_weights)
+
+    def _start_heads(self, background_prior: float) -> None:
+        for head in (*self.offset_heads, *self.logit_heads):
+            nn.init.normal_(head.weight, std=HEAD_STD)
+            nn.init.zeros_(head.bias)
+        for head in self.logit_heads:
+            bias = head.get_parameter("bias").detach().view(-1, self.num_classes + 1)  # [boxes of a cell, C + 1]
+            bias[:, 0] = math.log(background_prior * self.num_classes / (1 - background_prior))
 
     def load_backbone(self, weights: dict[str, Tensor]) -> None:
         """Copies a torchvision ResNet's state dict into the backbone; its layer4 and classifier are not used."""

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 from checkpoints.files import CheckpointError
 from datamodule import COCODataModule
 from ssd_module import SSDModule, load_module
+from training.optimisation import make_optimizer
 from training.published_saving import save_reference_checkpoint
 
 
@@ -52,6 +55,34 @@ def test_the_rate_scales_with_the_global_batch_and_counts_accumulated_steps():
     assert len(rates) == 10, "five optimiser steps an epoch"
     assert rates[4] == pytest.approx(0.4 * 16 / 32)
     assert rates[5] == pytest.approx(0.04 * 16 / 32)
+
+
+def test_a_cosine_ends_where_the_run_does():
+    hparams = {"learning_rate": 0.4, "warmup_steps": 4, "schedule": "cosine"}
+    by_epochs = rates_used(module(**hparams), max_epochs=2)
+    by_steps = rates_used(module(**hparams), max_epochs=7, max_steps=20)
+    assert by_epochs == by_steps and len(by_epochs) == 20
+    assert by_epochs[4] == pytest.approx(0.1) and by_epochs[12] == pytest.approx(0.05)
+    assert 0 < by_epochs[19] < 0.002
+    with pytest.raises(MisconfigurationException, match=r"schedule cosine.*needs --max_epochs or --trainer.max_steps"):
+        rates_used(module(**hparams), max_epochs=-1)
+
+
+def test_adamw_has_the_recipes_groups_and_momentum():
+    ssd = module(optimizer="adamw", momentum=0.8, weight_decay=0.05, learning_rate=0.4)
+    data = SimpleNamespace(batch_size=8)
+    trainer = SimpleNamespace(datamodule=data, world_size=1, accumulate_grad_batches=1)
+    optimizer = make_optimizer(ssd.hparams, ssd.model, trainer)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.999) and optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("wrong", [{"optimizer": "adam"}, {"schedule": "linear"}, {"background_prior": 1.0}])
+def test_settings_of_training_that_mean_nothing_are_refused_with_their_flag(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"--model.{name} {value}: expected"):
+        module(**wrong)
 
 
 def test_a_training_step_reaches_every_parameter():

@@ -34,7 +34,7 @@ def finished(checkpoint: dict[str, Any], path: str | Path, trainer: pl.Trainer, 
     return (
         f"{path}: this run is finished, by {limit}: {epochs} epoch(s), {step} steps"
         f"{''.join(f', {number}' for number in numbers)}. Nothing was changed. To extend it: {extend}, after any "
-        "--config; milestones stay at their epochs, counted from the beginning of the run"
+        "--config; milestones stay at their epochs, counted from the beginning of the run, and a cosine is stretched"
     )
 
 

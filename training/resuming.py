@@ -63,7 +63,8 @@ class Resume(pl.Callback):
             rank_zero_info(
                 "\n  ".join([f"Resuming after step {step}; from here on it is otherwise than before:", *lines])
             )
-        self._rate_is_other |= bool(rates) or bool(told & {"warmup_steps", "milestones", "gamma"})
+        ends = {"trainer.max_epochs", "trainer.max_steps"} if pl_module.hparams.schedule == "cosine" else set()
+        self._rate_is_other |= bool(rates) or bool(told & {"warmup_steps", "schedule", "milestones", "gamma", *ends})
         # A Lightning that stops by steps would take an epoch that had ended for unfinished, and skip the next one; and
         # it would leave out a validation that a kill interrupted after the last step.
         epoch_loop = trainer.fit_loop.epoch_loop

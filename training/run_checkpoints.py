@@ -56,14 +56,15 @@ def best_of(checkpoint: dict[str, Any]) -> tuple[str, float] | None:
     return None
 
 
-def what_is_kept(model: torch.nn.Module, keep_epochs: int, max_epochs: int | None) -> str:
+def what_is_kept(model: torch.nn.Module, keep_epochs: int, max_epochs: int | None, states: int = 1) -> str:
     """Which checkpoints a run keeps, and what they take on the disk, in words.
 
     Args:
         max_epochs: None or -1 where the run is not bounded by epochs.
+        states: numbers that the optimiser keeps of each weight; SGD the momentum.
     """
-    # What SGD keeps beside the weights: the momentum of each.
-    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.parameters(), *model.buffers()))
+    weights, buffers = (sum(tensor.nbytes for tensor in part) for part in (model.parameters(), model.buffers()))
+    size = (1 + states) * weights + buffers
     megabytes = f"{size / 1e6:.0f} MB"
     if not keep_epochs:
         return f"best and last, about {megabytes} each (--keep_epochs K also keeps every K-th epoch)"

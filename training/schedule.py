@@ -1,5 +1,6 @@
 """RecipeSchedule: the published recipe's learning rate, stepped with the optimiser; it can be placed by epoch."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class RecipeSchedule(LambdaLR):
-    """Linear warm-up from 0 over `warmup_steps`, then the rate times `gamma` from each milestone epoch on.
+    """Linear warm-up from 0 over `warmup_steps`, then the rate times `gamma` from each milestone epoch on, or, given a
+    `last_step`, falling to 0 there along half a cosine (Loshchilov and Hutter, 2017, without restarts).
 
     Args:
-        steps_per_epoch: optimiser steps in an epoch of this run; None where there are no milestones to place.
+        steps_per_epoch: optimiser steps in an epoch of this run; None where nothing is placed by epochs.
     """
 
     def __init__(
@@ -21,6 +23,7 @@ class RecipeSchedule(LambdaLR):
         warmup_steps: int,
         milestones: Sequence[int],
         gamma: float,
+        last_step: int | None = None,
     ) -> None:
         if milestones and steps_per_epoch is None:
             raise ValueError(f"milestones {list(milestones)} are epochs: give steps_per_epoch to place them")
@@ -28,6 +31,9 @@ class RecipeSchedule(LambdaLR):
 
         def factor(step: int) -> float:
             warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+            if last_step is not None:
+                done = (step - warmup_steps) / max(1, last_step - warmup_steps)
+                warmup *= (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
             return warmup * gamma ** sum(step >= epoch * (steps_per_epoch or 0) for epoch in milestones)
 
         super().__init__(optimizer, factor)

@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from ssd.default_boxes import NUM_DEFAULT_BOXES
 from training.class_weights import BALANCED
 from training.freezing import FREEZABLE
+from training.optimisation import OPTIMIZERS, SCHEDULES
 from training.ranges import Range, out_of_range
 
 RANGES = {
@@ -18,10 +19,12 @@ RANGES = {
     "weight_decay": Range(0, 1, below=True),
     "warmup_steps": Range(0, whole=True),
     "gamma": Range(0, 1, above=True),
+    "background_prior": Range(0, 1, above=True, below=True),
     "score_threshold": Range(0, 1, below=True),
     "iou_threshold": Range(0, 1, above=True),
     "max_detections": Range(1, NUM_DEFAULT_BOXES, whole=True),
 }
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 # Half precision of the weights themselves: SGD's small updates are rounded away, and so are the boxes of the targets.
 INFERENCE_PRECISIONS = ("16-true", "bf16-true")
 
@@ -43,6 +46,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             isinstance(values, str) or (kind is int and len(set(values)) != len(values))
         ):
             raise ValueError(f"--model.{name} {reprlib.repr(values)}: expected a list of {words}")
+    for name, choices in CHOICES.items():
+        if settings.get(name, choices[0]) not in choices:
+            raise ValueError(f"--model.{name} {settings[name]}: expected {' or '.join(choices)}")
     parts = settings.get("freeze") or ()
     if unknown := [part for part in ([parts] if isinstance(parts, str) else parts) if part not in FREEZABLE]:
         raise ValueError(f"--model.freeze {unknown[0]}: expected {' or '.join(FREEZABLE)}, or a list of both")

@@ -20,9 +20,9 @@ NOT_COMPARABLE = "mAP before and after are not comparable"
 NOTES = {
     **dict.fromkeys(("score_threshold", "iou_threshold", "max_detections", "limit_val_batches"), NOT_COMPARABLE),
     "milestones": "epochs of the whole run",
-    "max_epochs": "milestones stay at their epochs, counted from the beginning of the run",
+    "max_epochs": "milestones stay at their epochs, counted from the beginning of the run; a cosine is stretched",
 }
-SGD = ("momentum", "weight_decay", "dampening", "nesterov")
+OPTIMIZER_SETTINGS = ("momentum", "betas", "weight_decay", "dampening", "nesterov")
 
 
 def check_same_model(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
@@ -55,6 +55,16 @@ def keep_first_weights(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
                 f"checkpoint. Leave it out (--model.{key} null), or begin a new run, without --ckpt_path"
             )
         hparams[key] = saved[key]
+
+
+def check_same_optimizer(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
+    """Raises CheckpointError where the state of the checkpoint's optimiser would mean nothing to this run's."""
+    before = saved.get("optimizer", "sgd")  # older checkpoints and the published recipe's
+    if before != hparams["optimizer"]:
+        raise CheckpointError(
+            f"--model.optimizer {hparams['optimizer']}: the run to resume has {before}. Resume with that, or begin a "
+            "new run from its weights (--finetune_from CKPT, without --ckpt_path)"
+        )
 
 
 def check_same_parts_train(saved: dict[str, Any], hparams: dict[str, Any]) -> None:
@@ -142,7 +152,7 @@ def take_settings(checkpoint: dict[str, Any], trainer: pl.Trainer) -> dict[str, 
     states = zip(checkpoint.get("optimizer_states", []), trainer.optimizers, strict=False)
     schedules = zip(checkpoint.get("lr_schedulers", []), trainer.lr_scheduler_configs, strict=False)
     for saved, group in (pair for state, made in states for pair in _groups(state, made)):
-        for name in SGD:
+        for name in OPTIMIZER_SETTINGS:
             if name in saved and not _close(saved[name], group[name]):
                 lines[name] = f"the optimiser's {name} {saved[name]} -> {group[name]}"
                 saved[name] = group[name]
@@ -180,9 +190,8 @@ def _differences(prefix: str, old: Any, new: Any, without: tuple[str, ...] = ())
 
 
 def _close(old: Any, new: Any) -> bool:
-    return (
-        old == new if isinstance(old, bool) else math.isclose(old, new, rel_tol=1e-6)
-    )  # or the same, computed otherwise
+    """The same, or the same computed otherwise."""
+    return math.isclose(old, new, rel_tol=1e-6) if isinstance(old, float) else old == new
 
 
 def _plain(value: Any) -> Any:

@@ -66,3 +66,17 @@ def test_biases_and_normalisation_do_not_decay():
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
     spared_names = {names[id(parameter)] for parameter in spared["params"]}
     assert "offset_heads.0.bias" in spared_names and "backbone.1.weight" in spared_names
+
+
+def test_heads_can_start_at_a_prior_of_background_with_small_scores():
+    torch.manual_seed(0)
+    model = SSD300("thin", num_classes=3, background_prior=0.75)
+    with torch.no_grad():
+        offsets, logits = model(torch.randn(4, 3, 300, 300))
+    assert logits.softmax(-1)[..., 0].mean() == pytest.approx(0.75, abs=0.05)
+    assert offsets.std() < 0.5
+    torch.manual_seed(0)
+    plain = SSD300("thin", num_classes=3)
+    assert all(
+        torch.equal(*pair) for pair in zip(plain.backbone.parameters(), model.backbone.parameters(), strict=True)
+    )

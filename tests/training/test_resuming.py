@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,10 @@ VARIANTS = {
     "validation after some epochs": ["--trainer.check_val_every_n_epoch", "2"],
     "a number of steps": ["--trainer.max_steps", "5"],
     "bf16": ["--precision", "bf16-mixed"],
+    "the options of short runs": [
+        *("--model.optimizer", "adamw", "--model.schedule", "cosine", "--model.background_prior", "0.75"),
+        *("--trainer.gradient_clip_val", "5", "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"),
+    ],
 }
 
 
@@ -144,6 +149,19 @@ def test_every_saved_state_goes_on_to_the_bit_with(variant, small, tmp_path):
     assert len(kept) >= 5
     for checkpoint in (*kept, straight / "checkpoints" / "epoch000.ckpt"):
         assert_goes_on_exactly(small, straight, tmp_path / checkpoint.stem, checkpoint, *flags)
+
+
+def test_a_cosine_of_a_longer_run_goes_on_at_its_place_and_another_optimiser_is_refused(small, tmp_path, caplog):
+    cosine = ("--model.schedule", "cosine", "--model.warmup_steps", "0", "--trainer.limit_val_batches", "0")
+    run(small, tmp_path / "run", *cosine, "--max_epochs", "1")
+    last = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    with caplog.at_level("INFO"):
+        run(small, tmp_path / "longer", *cosine, "--max_epochs", "2", "--ckpt_path", last, WITNESS)
+    assert "a cosine is stretched" in caplog.text
+    used = [row[3] for row in witnessed(tmp_path / "longer")]  # after each step: the next one's
+    assert used[:2] == pytest.approx([2.6e-3 * 2 / 32 * (1 + math.cos(math.pi * step / 6)) / 2 for step in (4, 5)])
+    with pytest.raises(CheckpointError, match=r"--model.optimizer adamw: the run to resume has sgd"):
+        run(small, tmp_path / "other", *cosine, "--model.optimizer", "adamw", "--ckpt_path", last)
 
 
 class WitnessSamples(pl.Callback):

@@ -4,9 +4,9 @@ import torch
 from training.schedule import RecipeSchedule
 
 
-def schedule(steps_per_epoch, warmup_steps=4, milestones=(2,)):
+def schedule(steps_per_epoch, warmup_steps=4, milestones=(2,), last_step=None):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    return RecipeSchedule(optimizer, steps_per_epoch, warmup_steps, milestones, gamma=0.1)
+    return RecipeSchedule(optimizer, steps_per_epoch, warmup_steps, milestones, 0.1, last_step)
 
 
 def rates(made, steps):
@@ -20,6 +20,13 @@ def rates(made, steps):
 
 def test_the_rate_rises_from_zero_and_falls_at_the_milestone():
     assert rates(schedule(3), 8) == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1])
+
+
+def test_a_cosine_falls_from_the_end_of_warm_up_to_zero_at_the_last_step():
+    half = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0), 8)
+    used = rates(schedule(None, warmup_steps=2, milestones=(), last_step=10), 11)
+    assert used[:2] == [0, 0.5]
+    assert used[2:] == pytest.approx([*rates(half, 8), 0])
 
 
 def test_a_saved_schedule_goes_on_at_its_step():
