@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project is run from its checkout, not installed
 
 from ssd.model import SSD300
-from ssd_module import REFERENCE_BATCH
+from training.optimisation import REFERENCE_BATCH
 
 TRAIN_IMAGES = 117_266  # of COCO train2017, those with annotations: the others are left out of training
 VAL_IMAGES = 5000
