@@ -80,7 +80,8 @@ class Cluster:
     accumulate_grad_batches: int = 1
     cores_per_device: float = 8
     images_per_second_per_core: float = 218
-    coco_seconds: float = 12.5  # serial: COCOeval on one process while the others wait
+    coco_seconds_per_image: float = 1e-4  # matching, on the process that has the image
+    coco_seconds: float = 0.6  # serial: gathering, merging and COCOeval's sums on one process while the others wait
     check_val_every_n_epoch: int = 5
     learning_rate: float = 2.6e-3
 
@@ -191,7 +192,8 @@ def scale(devices: int, cluster: Cluster, parameter_count: int) -> Row:
 
     global_batch = images * devices
     steps = TRAIN_IMAGES // global_batch
-    evaluation = math.ceil(VAL_IMAGES / devices) / cluster.evaluation_images_per_second + cluster.coco_seconds
+    per_image = 1 / cluster.evaluation_images_per_second + cluster.coco_seconds_per_image
+    evaluation = math.ceil(VAL_IMAGES / devices) * per_image + cluster.coco_seconds
     costs = {  # seconds per epoch beside compute
         "communication": steps * exposed,
         "input": steps * max(0.0, fed - compute - exposed),
@@ -277,9 +279,11 @@ def main() -> None:
     parser.add_argument("--accumulate_grad_batches", type=int, default=1)
     parser.add_argument("--cores_per_device", type=float, default=default["cores_per_device"])
     parser.add_argument("--images_per_second_per_core", type=float, default=default["images_per_second_per_core"])
-    parser.add_argument(
-        "--coco_seconds", type=float, default=default["coco_seconds"], help="serial part of an evaluation"
-    )
+    for name, what in (
+        ("coco_seconds", "serial part of an evaluation"),
+        ("coco_seconds_per_image", "the divided part"),
+    ):
+        parser.add_argument(f"--{name}", type=float, default=default[name], help=what)
     parser.add_argument("--check_val_every_n_epoch", type=int, default=default["check_val_every_n_epoch"])
     parser.add_argument("--learning_rate", type=float, default=default["learning_rate"], help="per 32 images")
     parser.add_argument("--json", type=Path, help="write the rows here")
@@ -301,6 +305,7 @@ def main() -> None:
         cores_per_device=options.cores_per_device,
         images_per_second_per_core=options.images_per_second_per_core,
         coco_seconds=options.coco_seconds,
+        coco_seconds_per_image=options.coco_seconds_per_image,
         check_val_every_n_epoch=options.check_val_every_n_epoch,
         learning_rate=options.learning_rate,
     )
