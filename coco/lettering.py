@@ -74,11 +74,6 @@ def write(draw: ImageDraw.ImageDraw, left_top: tuple[float, float], text: str, s
         left += font.getlength(piece)
 
 
-def font_files(texts: Sequence[str]) -> list[str]:
-    """The font files, besides Pillow's own, that have the letters of these texts."""
-    return list(dict.fromkeys(file for text in texts for letter in text if (file := _file_with(letter))))
-
-
 def _runs(text: str, size: int) -> list[tuple[str, Font]]:
     """The text in pieces of one font; a letter that no font has becomes a question mark."""
     pieces: list[tuple[str, str | None]] = []

@@ -1,7 +1,7 @@
 """Names of files and classes are data: told apart where they look alike, made unique, and instructions in no output.
 
-Whoever made a data set or a checkpoint chose them. A terminal, a spreadsheet, Markdown and a file system each obey some
-characters: `plain`, `cell`, `markdown` and `for_file` are a name as each of them only shows it.
+Whoever made a data set or a checkpoint chose them. A terminal, a spreadsheet and a file system each obey some
+characters: `plain`, `cell` and `for_file` are a name as each of them only shows it.
 """
 
 import re
@@ -9,13 +9,11 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
 EXAMPLES = 5
 # Control characters but \n and \t, what ends a line or turns its direction, and halves of characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_IN_FILE_NAMES = re.compile(rf'{_CONTROL.pattern}|[\n\t/\\\\:*?"<>|]')
-_MARKDOWN = re.compile(r"[\\`*_\[\]()<>#!|&~$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 
@@ -34,15 +32,6 @@ def cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return f"'{plain(value)}" if _FORMULA.match(value) else plain(value)
-
-
-def markdown(text: str) -> str:
-    """The text within a line of Markdown, in which nothing is markup, a link or a picture."""
-    return _MARKDOWN.sub(r"\\\g<0>", plain(text))
-
-
-def markdown_picture(file: str) -> str:
-    return f"![]({quote(file)})"
 
 
 def for_file(name: str) -> str:

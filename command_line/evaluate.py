@@ -14,7 +14,8 @@ from coco.whole_files import write_text
 from command_line.shared import ScriptCLI, UsageError, listed
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule, check_same_classes
-from evaluation.report import class_table, metrics_table, scope, write_report
+from evaluation.report import write_report
+from evaluation.tables import class_table, metrics_table, scope
 from prediction.devices import check_device, check_score_threshold, device_flags
 from ssd_module import load_module
 from training.pictures import DetectionPictures
@@ -35,8 +36,11 @@ def evaluate(args: Sequence[str] | None = None) -> dict[str, Any]:
         if cli.config.json:
             write_text(cli.config.json, json.dumps(numbers, indent=1), follow=True)
         if cli.config.report:
-            write_report(cli.config.report, module.metric, numbers, facts, cli.datamodule.val_directory)
-            print(f"\nreport: {cli.config.report}")
+            metric = module.metric
+            write_report(
+                cli.config.report, metric.annotations, metric.found_detections, facts, cli.datamodule.val_directory
+            )
+            print(f"\nreport: {cli.config.report / 'index.html'}")
     return numbers
 
 

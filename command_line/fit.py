@@ -13,7 +13,7 @@ from checkpoints.files import CheckpointError
 from command_line.fit_cli import FitCLI
 from command_line.shared import FULL_DISK, USER_ERRORS
 from command_line.streams import say
-from evaluation.report import metrics_table
+from evaluation.tables import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
 from training.optimisation import OPTIMIZER_STATES

@@ -17,6 +17,8 @@ from evaluation.errors import Mistake
 RIGHT, WRONG, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 TEXT_SHARE = 0.35  # of a picture that texts may cover; beyond it, and where they would meet, boxes go without
 MISTAKES_SIDE = 900  # px, the longer side of a picture of mistakes, so that their names can be read
+CROP_SIDE = 200  # px, the longer side of a single mistake's picture
+CROP_MARGIN = 0.6  # of the box's longer side, around it
 
 Colour = tuple[int, int, int]
 
@@ -83,6 +85,21 @@ def draw_mistakes(
         ],
         letters,
     )
+
+
+def crop_around(picture: Image.Image, box: np.ndarray, colour: Colour) -> Image.Image:
+    """A box (xyxy in pixels) and what is around it, `CROP_SIDE` px high or wide, with the box drawn."""
+    left, top, right, bottom = _within(box, picture)
+    margin = max(8.0, CROP_MARGIN * max(right - left, bottom - top))
+    region = [max(0, left - margin), max(0, top - margin)]
+    region += [min(picture.width, right + margin), min(picture.height, bottom + margin)]
+    x0, y0, x1, y1 = (round(value) for value in region)
+    cut = picture.convert("RGB").crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+    scale = CROP_SIDE / max(cut.size)
+    cut = cut.resize([max(1, round(scale * side)) for side in cut.size], Image.Resampling.BICUBIC)
+    placed = _within((np.array([left, top, right, bottom]) - [x0, y0, x0, y0]) * scale, cut)
+    ImageDraw.Draw(cut).rectangle(placed, outline=colour, width=2)
+    return cut
 
 
 def open_image(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[Path, Image.Image]:

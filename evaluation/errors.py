@@ -98,16 +98,20 @@ def image_mistakes(
     wrong = rows[matches.wrong[rows]]
     wrong = wrong[np.argsort(-detections.scores[wrong], kind="stable")]
     objects = truths[matches.objects[truths]]
-    ious = box_iou(detections.xywh[wrong], annotations.bboxes[objects], np.zeros(len(objects), bool))
-    mistakes = [
-        _wrong_detection(detections, row, overlaps, annotations.labels[objects])
-        for row, overlaps in zip(wrong, ious, strict=True)
-    ]
+    mistakes = [_wrong_detection(annotations, detections, row, objects) for row in wrong]
     for row in truths[matches.missed(score_threshold)[truths]]:
         x, y, width, height = annotations.bboxes[row]
         box = np.array([x, y, x + width, y + height])
         mistakes.append(Mistake("missed", int(annotations.labels[row]), box, None, None, 0.0))
     return rows[matches.right[rows]], mistakes
+
+
+def wrong_detection(annotations: CocoAnnotations, detections: Detections, matches: Matches, row: int) -> Mistake:
+    """What is wrong with the detection of this row."""
+    image_id = detections.image_ids[np.searchsorted(np.cumsum(detections.counts), row, side="right")]
+    i = np.searchsorted(annotations.image_ids, image_id)
+    truths = np.arange(annotations.first[i], annotations.first[i + 1])
+    return _wrong_detection(annotations, detections, row, truths[matches.objects[truths]])
 
 
 def box_iou(boxes: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -143,8 +147,11 @@ def _greedy(ious: np.ndarray, crowd: np.ndarray, iou_threshold: float) -> np.nda
     return taken
 
 
-def _wrong_detection(detections: Detections, row: int, overlaps: np.ndarray, truth_labels: np.ndarray) -> Mistake:
-    label, score = int(detections.labels[row]), float(detections.scores[row])
+def _wrong_detection(annotations: CocoAnnotations, detections: Detections, row: int, objects: np.ndarray) -> Mistake:
+    label, score, truth_labels = int(detections.labels[row]), float(detections.scores[row]), annotations.labels[objects]
+    box = detections.boxes[row].astype(np.float64)
+    xywh = np.concatenate((box[:2], box[2:] - box[:2]))[None]
+    (overlaps,) = box_iou(xywh, annotations.bboxes[objects], np.zeros(len(objects), bool))
     same = np.where(truth_labels == label, overlaps, 0)
     best_same, best = same.max(initial=0), overlaps.max(initial=0)
     if best_same >= MATCH_IOU:
@@ -156,4 +163,4 @@ def _wrong_detection(detections: Detections, row: int, overlaps: np.ndarray, tru
     else:
         kind, nearest = "background", None
     truth_label, iou = (None, 0.0) if nearest is None else (int(truth_labels[nearest]), float(overlaps[nearest]))
-    return Mistake(kind, label, detections.boxes[row].astype(np.float64), score, truth_label, iou)
+    return Mistake(kind, label, box, score, truth_label, iou)

@@ -12,12 +12,8 @@ from torchmetrics import Metric
 from coco.annotations import CocoAnnotations
 from evaluation import coco_sets, reference
 from evaluation.detections import Detections
+from evaluation.numbers import NUMBERS, class_rows
 
-# COCOeval's twelve numbers, in its order.
-NUMBERS = (
-    *("mAP", "mAP_50", "mAP_75", "mAP_small", "mAP_medium", "mAP_large"),
-    *("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"),
-)
 BACKENDS = ("hotcoco", "pycocotools")
 
 
@@ -111,26 +107,7 @@ class CocoMeanAveragePrecision(Metric):
 
     def per_class(self) -> list[dict[str, Any]]:
         """After `compute`, on rank 0: per class its name, number of ground truths, AP, AP50, AP75 and AR at 100."""
-        found = self.found_evaluation
-        precision, recall = found["precision"], found["recall"]  # [T, R, C, area, max], [T, C, area, max]
-
-        def mean(values: np.ndarray) -> float:
-            values = values[values > -1]
-            return float(values.mean()) if values.size else -1.0
-
-        counts = np.bincount(self._evaluated_labels(), minlength=len(self.annotations.class_names) + 1)[1:]
-        return [
-            {
-                "name": name,
-                "category_id": self.annotations.category_ids[c],
-                "ground_truths": int(counts[c]),
-                "AP": mean(precision[:, :, c, 0, -1]),
-                "AP50": mean(precision[0, :, c, 0, -1]),
-                "AP75": mean(precision[5, :, c, 0, -1]),
-                "AR": mean(recall[:, c, 0, -1]),
-            }
-            for c, name in enumerate(self.annotations.class_names)
-        ]
+        return class_rows(self.annotations, self.evaluated_ids, self.found_evaluation)
 
     def _shard(self) -> "Shard":
         return Detections.joined(self._parts), self._matches
@@ -148,10 +125,6 @@ class CocoMeanAveragePrecision(Metric):
         found: Any = evaluator.eval
         self.evaluation = {key: np.asarray(found[key]) for key in ("precision", "recall", "scores")}
         return dict(zip(NUMBERS, map(float, evaluator.stats[: len(NUMBERS)]), strict=True))
-
-    def _evaluated_labels(self) -> np.ndarray:
-        image = np.repeat(self.annotations.image_ids, np.diff(self.annotations.first))
-        return self.annotations.labels[np.isin(image, self.evaluated_ids) & ~self.annotations.iscrowd]
 
 
 Shard = tuple[Detections, hotcoco.StreamingEval]  # what one rank has

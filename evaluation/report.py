@@ -1,107 +1,161 @@
-"""The report of an evaluation: tables for the terminal, and a directory of files with tables, plots and pictures."""
+"""The report of an evaluation: a directory with one page that opens offline, and what is on it as JSON and CSV."""
 
-import contextlib
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from coco.lettering import drawable_names, font_files
-from coco.names import cell, for_file, markdown, markdown_picture, plain
+from coco.annotations import CocoAnnotations
+from coco.names import cell, plain
 from coco.whole_files import replacing, write_text
-from evaluation.drawing import draw_mistakes, open_image
-from evaluation.errors import Matches, image_mistakes, match_detections, mistakes_per_image
-from evaluation.metric import NUMBERS, CocoMeanAveragePrecision
+from evaluation import charts, coco_sets, diagnostics
+from evaluation.detections import Detections
+from evaluation.errors import match_detections
+from evaluation.galleries import Galleries
+from evaluation.numbers import evaluate_at_once
+from evaluation.page import page
+from evaluation.tables import MEANING, scope, why_not_comparable
+from evaluation.thresholds import RESAMPLES, OperatingPoint, Rule, operating_points
 
-WORST_IMAGES = 12
-LABEL = 60  # characters of a class name in a plot
-SHOWN_SCORE = 0.3  # detections below it count as not made where the worst images are chosen and drawn
-# Okabe and Ito's colours, told apart by colour-blind eyes too.
-RIGHT, WRONG, PRECISION, RECALL = "#0072B2", "#D55E00", "#CC79A7", "#009E73"
-
-_MEANING = (
-    "AP, IoU 0.50:0.95, all sizes",
-    "AP, IoU 0.50",
-    "AP, IoU 0.75",
-    "AP, small (area < 32^2 px)",
-    "AP, medium (32^2 .. 96^2 px)",
-    "AP, large (> 96^2 px)",
-    "AR, 1 detection per image",
-    "AR, 10 detections",
-    "AR, 100 detections",
-    "AR, small",
-    "AR, medium",
-    "AR, large",
-)
+RULES = (Rule(), Rule(0.9))
+SHOWN_SCORE = 0.3  # where no threshold can be chosen
+CONFUSIONS = 15  # that are listed in words
 
 
-def metrics_table(numbers: Mapping[str, float]) -> str:
-    """COCO's twelve numbers with what they mean; - where nothing could be measured (COCOeval's -1)."""
-    rows = [f"{name:<12} {_number(numbers[name])}   {meaning}" for name, meaning in zip(NUMBERS, _MEANING, strict=True)]
-    return "\n".join(("", "COCO metric  value   meaning", "-" * 52, *rows))
+@dataclass(frozen=True)
+class Slice:
+    """Some of the evaluated images, by a name, and COCO's numbers on them."""
 
-
-def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Per-class AP, best first."""
-    rows = [{**row, "name": plain(row["name"])} for row in rows]
-    width = max([len("class"), *(len(row["name"]) for row in rows)])
-    lines = [
-        f"{row['name']:<{width}} {row['ground_truths']:>7} "
-        + " ".join(_number(row[key]) for key in ("AP", "AP50", "AP75", "AR"))
-        for row in sorted(rows, key=lambda row: -row["AP"])
-    ]
-    return "\n".join(("", f"{'class':<{width}}   boxes     AP   AP50   AP75     AR", "-" * (width + 36), *lines))
-
-
-def scope(facts: Mapping[str, Any]) -> str:
-    """Which images were evaluated, in words."""
-    images, whole = facts["images"], facts["images_in_split"]
-    return f"all {whole} images" if images == whole else f"the first {images} of {whole} images, by image id"
+    name: str
+    images: int
+    numbers: Mapping[str, float]
 
 
 def write_report(
     directory: Path,
-    metric: CocoMeanAveragePrecision,
-    numbers: Mapping[str, float],
+    annotations: CocoAnnotations,
+    detections: Detections,
     facts: Mapping[str, Any],
-    images: Path,
+    images: Path | None = None,
+    rules: Sequence[Rule] = RULES,
+    slices: Sequence[Slice] = (),
 ) -> None:
-    """Writes the report of a computed metric, on the process that has its arrays (rank 0):
+    """Writes the report of the detections of some images:
 
-    report.json (facts, numbers and classes; -1 where nothing could be measured), classes.csv (there an empty cell),
-    detections.json (COCO results), precision_recall.png, scores.png, and worst/ with index.md.
+    index.html (all of it, pictures included), report.json (the same without pictures; -1 where nothing could be
+    measured, as COCOeval has it), classes.csv and thresholds.csv (there an empty cell), detections.json (COCO results).
 
     Args:
-        facts: what was evaluated and how, for report.json. images: directory of the evaluated images.
+        facts: what was evaluated and how: images, images_in_split, score_threshold, and more for the page's head.
+        images: directory of the evaluated images; None: without pictures.
+        rules: how thresholds are chosen. Mistakes are those at the threshold of the first, for all classes together.
+
+    Raises:
+        ImageError: an image that cannot be read. OSError: a file that cannot be written.
     """
-    classes = sorted(metric.per_class(), key=lambda row: -row["AP"])
-    whole = {**facts, "numbers": dict(numbers), "classes": classes}
-    write_text(directory / "report.json", json.dumps(whole, indent=1))
-    _write_csv(directory / "classes.csv", classes)
-    _write_detections(directory / "detections.json", metric)
-    matches = match_detections(metric.annotations, metric.found_detections)
-    shown_score = max(SHOWN_SCORE, facts["score_threshold"])
-    subtitle = scope(facts)
-    _plot_precision_recall(directory / "precision_recall.png", metric, subtitle)
-    _plot_scores(directory / "scores.png", metric.found_detections.scores, matches, facts["score_threshold"], subtitle)
-    _write_worst_images(directory / "worst", metric, matches, images, shown_score)
+    found = evaluate_at_once(annotations, detections)
+    matches = match_detections(annotations, detections)
+    points = operating_points(annotations, detections, matches, rules, facts["score_threshold"])
+    chosen = points[rules[0]][-1]
+    threshold = chosen.threshold if chosen else max(SHOWN_SCORE, facts["score_threshold"])
+    without_crowds = coco_sets.evaluate(annotations, detections, crowds=False)
+    confusion = diagnostics.confusion_matrix(without_crowds, detections, threshold)
+    reliability = diagnostics.reliability(detections.scores, matches)
+    order = sorted(range(len(found.classes)), key=lambda c: -found.classes[c]["AP"])
+    names = [plain(name) for name in annotations.class_names]
+    galleries = Galleries(annotations, detections, matches, images, threshold) if images else None
+    contents = {
+        **facts,
+        "not_comparable_with_published_COCO_because": why_not_comparable(annotations, facts),
+        "numbers": found.numbers,
+        "classes": [found.classes[c] for c in order],
+        "operating_points": [
+            {"rule": str(rule), "classes": [_named(found.classes[c], each[c]) for c in order], "together": each[-1]}
+            for rule, each in points.items()
+        ],
+        "mistakes_at": threshold,
+        "confusion": {"classes": annotations.class_names, "counts": confusion.tolist()},
+        "tide": diagnostics.tide_errors(without_crowds),
+        "reliability": reliability,
+        "sizes": [row._asdict() for row in diagnostics.sizes_at_input(annotations, matches, threshold)],
+        "slices": slices,
+        "worst_images": galleries.worst() if galleries else [],
+        "missed": galleries.missed() if galleries else [],
+        "invented": galleries.invented() if galleries else [],
+    }
+    shown = {
+        **contents,
+        "facts": {key: plain(str(value)) for key, value in facts.items()},
+        "scope": scope(facts),
+        "meaning": MEANING,
+        "operating_points": [
+            {**each, "title": rule.title()} for rule, each in zip(points, contents["operating_points"], strict=True)
+        ],
+        "resamples": RESAMPLES,
+        "pictures": galleries is not None,
+        "confusions": _most_confused(confusion, names),
+        "names": names,
+        "precision_recall": charts.precision_recall(found.precision, names),
+        "score_charts": charts.scores(detections.scores, matches, threshold),
+        "reliability_chart": charts.reliability(reliability),
+    }
+    write_text(directory / "index.html", page(shown))
+    write_text(directory / "report.json", json.dumps(_plain_data(contents), indent=1, allow_nan=False))
+    _write_csv(directory / "classes.csv", contents["classes"])
+    _write_csv(directory / "thresholds.csv", _threshold_rows(contents["operating_points"]))
+    _write_detections(directory / "detections.json", annotations, detections)
 
 
-def _write_csv(path: Path, classes: Sequence[Mapping[str, Any]]) -> None:
+def _named(row: Mapping[str, Any], point: OperatingPoint | None) -> dict[str, Any]:
+    return {"name": row["name"], "category_id": row["category_id"], "point": point}
+
+
+def _most_confused(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Pairs of classes by how often an object of the one is taken for the other."""
+    between = confusion[:-1, :-1].copy()
+    np.fill_diagonal(between, 0)
+    objects = confusion[:-1].sum(axis=1)
+    pairs = (divmod(int(place), len(names)) for place in np.argsort(-between, axis=None, kind="stable")[:CONFUSIONS])
+    return [
+        {"of": names[of], "taken_for": names[to], "count": int(between[of, to]), "share": between[of, to] / objects[of]}
+        for of, to in pairs
+        if between[of, to]
+    ]
+
+
+def _threshold_rows(operating_points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for each in operating_points:
+        together = {"name": "all classes, one threshold", "category_id": "", "point": each["together"]}
+        for row in (*each["classes"], together):
+            values = asdict(row["point"]) if row["point"] else dict.fromkeys(OperatingPoint.__dataclass_fields__)
+            rows.append({"rule": each["rule"], "name": row["name"], "category_id": row["category_id"]})
+            for key, value in values.items():
+                if key.endswith("_interval"):
+                    rows[-1] |= dict(zip((f"{key}_low", f"{key}_high"), value or (None, None), strict=True))
+                else:
+                    rows[-1][key] = value
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with replacing(path, newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(classes[0]))
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows({key: "" if value == -1 else cell(value) for key, value in row.items()} for row in classes)
+        writer.writerows(
+            {key: "" if value in (-1, None) else cell(value) for key, value in row.items()} for row in rows
+        )
 
 
-def _write_detections(path: Path, metric: CocoMeanAveragePrecision) -> None:
+def _write_detections(path: Path, annotations: CocoAnnotations, detections: Detections) -> None:
     """All digits, so that COCOeval gives the same numbers from the file."""
-    detections = metric.found_detections
-    categories = np.asarray(metric.annotations.category_ids)[detections.labels - 1]
+    categories = np.asarray(annotations.category_ids)[detections.labels - 1]
     columns = (detections.image, categories, detections.xywh, detections.scores.astype(np.float64))
     names = ("image_id", "category_id", "bbox", "score")
     records = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
@@ -109,148 +163,14 @@ def _write_detections(path: Path, metric: CocoMeanAveragePrecision) -> None:
         file.write(msgspec.json.encode(records))
 
 
-def _plot_precision_recall(path: Path, metric: CocoMeanAveragePrecision, subtitle: str) -> None:
-    precision = metric.found_evaluation["precision"][..., 0, -1]  # [T, R, C], -1 in classes without objects
-    measured = np.flatnonzero((precision > -1).all(axis=(0, 1)))
-    recall = np.linspace(0, 1, precision.shape[1])
-    order = np.argsort(-precision[:, :, measured].mean(axis=(0, 1)), kind="stable")  # so a class has one colour in both
-    # Beyond ten classes colours and names would not be told apart: only the ends of the field are named.
-    named = order if len(order) <= 10 else np.concatenate((order[:3], order[-3:]))
-    names = drawable_names(tuple(metric.annotations.class_names), tuple(metric.annotations.category_ids))
-    figure, axes = _figure(2)
-    for ax, curves, title in zip(
-        axes, (precision[0], precision.mean(axis=0)), ("at IoU 0.5", "mean over IoU 0.5:0.95"), strict=True
-    ):
-        curves = curves[:, measured]  # [R, classes]
-        average = curves.mean(axis=0)
-        for c in order:
-            style = {"color": "0.75", "linewidth": 0.6}
-            if c in named:
-                name = plain(names[measured[c]])[:LABEL]
-                style = {"linewidth": 1.1, "label": f"{average[c]:.3f}  {name}"}
-            ax.plot(recall, curves[:, c], **style)
-        if len(order):
-            mean = curves.mean(axis=1)
-            ax.plot(recall, mean, color="black", linewidth=3, label=f"{mean.mean():.3f}  mean of {len(order)} classes")
-            title_of_legend = "AP" if len(named) == len(order) else "AP of the best and worst"
-            for text in ax.legend(title=title_of_legend, prop=_letters(names), loc="best").get_texts():
-                text.set_parse_math(False)  # a name with two dollars is no formula
-        ax.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
-    figure.suptitle(f"Precision and recall, {subtitle}")
-    _save(figure, path)
-
-
-def _plot_scores(path: Path, scores: np.ndarray, matches: Matches, score_threshold: float, subtitle: str) -> None:
-    figure, (counts, rates) = _figure(2)
-    counts.axvspan(0, score_threshold, color="0.93", label=f"below score_threshold {score_threshold:g}: not detected")
-    rates.axvspan(0, score_threshold, color="0.93")
-    bins = np.linspace(0, 1, 41)
-    for chosen, colour, name in ((matches.wrong, WRONG, "false"), (matches.right, RIGHT, "true")):
-        label = f"{chosen.sum()} {name} positives"
-        counts.hist(scores[chosen], bins, color=colour, alpha=0.35)
-        counts.hist(scores[chosen], bins, color=colour, histtype="step", linewidth=1.6, label=label)
-    counts.set(title="detections by score", xlabel="score", ylabel="detections", yscale="symlog", xlim=(0, 1))
-    counts.yaxis.set_major_formatter("{x:g}")
-    counts.legend()
-    thresholds = np.linspace(0, 1, 201)
-    right, wrong = (
-        chosen.sum() - np.searchsorted(np.sort(scores[chosen]), thresholds) for chosen in (matches.right, matches.wrong)
-    )
-    kept = right + wrong
-    precision = np.divide(right, kept, out=np.full(len(kept), np.nan), where=kept > 0)
-    recall = right / max(matches.objects.sum(), 1)
-    rates.plot(thresholds, precision, color=PRECISION, linewidth=2, label="precision")
-    rates.plot(thresholds, recall, color=RECALL, linewidth=2, label=f"recall of {matches.objects.sum()} objects")
-    rates.set(
-        title="precision and recall of the detections kept", xlabel="lowest score kept", xlim=(0, 1), ylim=(0, 1.02)
-    )
-    rates.legend(loc="best")
-    figure.suptitle(f"Scores of true and false positives at IoU 0.5, all classes, {subtitle}")
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
-
-
-def _letters(names: Sequence[str]) -> Any:
-    """Small letters for class names, from all the fonts that these need."""
-    from matplotlib import font_manager
-
-    families = ["DejaVu Sans"]
-    for file in font_files(names):
-        with contextlib.suppress(OSError, RuntimeError):  # a font that Pillow reads and matplotlib does not
-            font_manager.fontManager.addfont(file)
-            families.append(font_manager.FontProperties(fname=file).get_name())
-    return font_manager.FontProperties(family=families, size="small")
-
-
-def _figure(columns: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # here, since only a report needs it; no pyplot: no display, no global state
-
-    figure = Figure(figsize=(6 * columns, 5), dpi=120, layout="constrained")
-    axes = figure.subplots(1, columns)
-    for ax in axes:
-        ax.grid(color="0.9")
-        ax.set_axisbelow(True)
-    return figure, axes
-
-
-def _write_worst_images(
-    directory: Path, metric: CocoMeanAveragePrecision, matches: Matches, images: Path, shown_score: float
-) -> None:
-    """The images with most mistakes, drawn, and index.md that says what is wrong in each."""
-    annotations, detections = metric.annotations, metric.found_detections
-    names = drawable_names(tuple(annotations.class_names), tuple(annotations.category_ids))
-    counts = mistakes_per_image(annotations, detections, matches, shown_score)
-    worst = [index for index in np.argsort(-counts, kind="stable")[:WORST_IMAGES] if counts[index]]
-    words = [markdown(name) for name in annotations.class_names]
-    lines = [
-        "# Images with most mistakes",
-        "",
-        f"A mistake is a missed object or a false positive, at IoU 0.5 and scores from {shown_score:g} on. "
-        f"{np.count_nonzero(counts)} of {len(counts)} images have any; {counts.sum()} in all.",
-    ]
-    drawn = set()
-    for place, index in enumerate(worst, start=1):
-        i = int(np.searchsorted(annotations.image_ids, detections.image_ids[index]))
-        path, picture = open_image(annotations, images, i)
-        right, mistakes = image_mistakes(annotations, detections, matches, index, shown_score)
-        name = f"{place:02d}_{for_file(path.stem)}.png"
-        drawn.add(name)
-        with replacing(directory / name) as file:
-            draw_mistakes(picture, detections.boxes[right], mistakes, names).save(file, format="PNG")
-        lines += [
-            "",
-            f"## {place}. {markdown(path.name)} (image id {annotations.image_ids[i]})",
-            "",
-            markdown_picture(name),
-            "",
-        ]
-        lines += [f"{len(right)} right, {len(mistakes)} mistakes:", ""]
-        lines += [f"{n}. {_in_words(m, words)}" for n, m in enumerate(mistakes, start=1)]
-    write_text(directory / "index.md", "\n".join(lines) + "\n")
-    for old in directory.glob("[0-9][0-9]_*.png"):
-        if old.name not in drawn:  # of an earlier report
-            old.unlink()
-
-
-def _in_words(mistake: Any, class_names: Sequence[str]) -> str:
-    name = class_names[mistake.label - 1]
-    left, top, right, bottom = (round(float(value)) for value in mistake.box)
-    where = f"at x {left}..{right}, y {top}..{bottom}"
-    if mistake.kind == "missed":
-        return f"missed: {name} {where}"
-    truth = class_names[mistake.truth_label - 1] if mistake.truth_label else ""
-    why = {
-        "duplicate": f"that {name} is found already",
-        "wrong class": f"it is a {truth}, IoU {mistake.iou:.2f}",
-        "wrong place": f"IoU with a {name} is only {mistake.iou:.2f}",
-        "background": f"no {name} is annotated there",
-    }
-    return f"{mistake.kind}: {name} {mistake.score:.2f} {where}; {why[mistake.kind]}"
-
-
-def _number(value: float) -> str:
-    return "     -" if value == -1 else f"{value:6.3f}"
+def _plain_data(value: Any) -> Any:
+    """For a JSON file: dataclasses as dicts, arrays as lists, no pictures, null for NaN and infinity."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {key: each for key, each in vars(value).items() if key != "picture"}
+    if isinstance(value, Mapping):
+        return {key: _plain_data(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain_data(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

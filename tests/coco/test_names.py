@@ -1,4 +1,3 @@
-import re
 import unicodedata
 
 import pytest
@@ -8,7 +7,6 @@ from coco.names import (
     difference,
     for_file,
     look_alikes,
-    markdown,
     plain,
     repeated,
     shortened,
@@ -81,17 +79,6 @@ def test_a_terminal_gets_nothing_to_obey_but_letters_of_every_language():
 def test_a_spreadsheet_gets_no_formula(formula):
     assert cell(formula).startswith("'")
     assert cell("a=1") == "a=1" and cell(-1.5) == -1.5 and cell("") == "" and cell("犬") == "犬"
-
-
-@pytest.mark.parametrize(
-    "markup", ["![x](http://h/t.png)", "<img src=x>", "`a`", "**a**", "https://h", "www.h.org", "a|b", "&lt;", "a\n# b"]
-)
-def test_markdown_gets_no_markup(markup):
-    text = markdown(f"red {markup}")
-    assert "\n" not in text
-    live = re.sub(r"\\[!-/:-@\[-`{-~]", "", text)
-    assert not re.search(r"[`*_\[\]<>#!|&]|://|www\.", live)
-    assert markdown("traffic light 0001.jpg") == "traffic light 0001.jpg"
 
 
 def test_a_name_is_one_file_of_its_directory():

@@ -1,20 +1,22 @@
-"""What terminals, spreadsheets and Markdown may get of a name: nothing that they obey."""
+"""What terminals, spreadsheets and browsers may get of a name: nothing that they obey."""
 
 import contextlib
 import csv
 import io
 import re
 import unicodedata
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from command_line.streams import PlainText
+from tests.conftest import PROJECT
 from tests.faults.inputs import expect
 
 # What a terminal obeys, reorders by or cannot show.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-ESCAPED = re.compile(r"\\[!-/:-@\[-`{-~]")
-MARKUP = re.compile(r"[`*_\[\]<>#!|&$@]|://|www\.", re.IGNORECASE)
+# Elements of the report's page.
+OURS = set(re.findall(r"<([a-z0-9]+)", (PROJECT / "evaluation" / "page.html.jinja").read_text(encoding="utf-8")))
 
 
 @contextlib.contextmanager
@@ -53,14 +55,29 @@ def check_csv(path: Path, rows: int, columns: tuple[int, ...]) -> None:
             expect(not OBEYED.search(text), f"{path.name}: {text!r}")
 
 
-def check_markdown(directory: Path) -> None:
-    """Nothing in the index of the worst pictures is markup but ours, and it shows each picture."""
-    lines = (directory / "index.md").read_text(encoding="utf-8").split("\n")
-    for line in lines[4:]:
-        body = re.sub(r"^(## )?\d+\. ", "", line)
-        if re.fullmatch(r"!\[\]\([\w%.~/-]*\)", body):
-            continue
-        live = ESCAPED.sub("", body)
-        expect(not MARKUP.search(live) and not OBEYED.search(body), f"index.md: {line!r}")
-    shown = sum(line.startswith("![](") for line in lines)
-    expect(shown == len(list(directory.glob("*.png"))), "index.md shows other pictures than there are")
+def check_page(path: Path) -> None:
+    """Nothing on the page is an element, a script or an address but ours."""
+    text = path.read_text(encoding="utf-8")
+    expect(not OBEYED.search(text), f"{path.name} has control characters")
+    reader = _Page()
+    reader.feed(text)
+    expect(reader.tags <= OURS, f"{path.name} has the elements {reader.tags - OURS}")
+    expect(reader.scripts == 1 and not reader.odd, f"{path.name}: {reader.scripts} scripts, {reader.odd}")
+
+
+class _Page(HTMLParser):
+    """The elements of a page, and attributes of them that fetch or run something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.scripts = 0
+        self.odd: list[Any] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            fetches = name in ("src", "href") and not str(value).startswith(("data:image/jpeg;", "data:,", "#"))
+            if fetches or name.startswith("on"):
+                self.odd.append((tag, name, value))
