@@ -1,6 +1,6 @@
-"""Which detections are right or wrong and which objects were missed: COCOeval's matching at one IoU, box by box.
+"""Which detections are right or wrong and which objects were missed, box by box, and what is wrong.
 
-The C++ evaluator behind the metric keeps no such flags. The kinds of wrong detections follow TIDE (Bolya et al. 2020).
+The kinds of wrong detections follow TIDE (Bolya et al. 2020).
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ from itertools import islice
 import numpy as np
 
 from coco.annotations import CocoAnnotations
+from evaluation.coco_sets import annotation_rows
 from evaluation.detections import Detections
+from evaluation.matching import AREAS, box_iou, match
 
 MATCH_IOU = 0.5
-MOST_DETECTIONS = 100  # per image and class; COCOeval counts no more
 NEAR_IOU = 0.1  # a wrong detection that overlaps an object of its class by less than this is on background (TIDE)
 
 
@@ -49,33 +50,18 @@ class Mistake:
 
 
 def match_detections(annotations: CocoAnnotations, detections: Detections, iou_threshold: float = MATCH_IOU) -> Matches:
-    """COCOeval's greedy matching for objects of all sizes, over the images of `detections`.
-
-    By descending score, a detection takes the free object of its class that it overlaps most, from `iou_threshold` on;
-    failing that, it may lie in a crowd region, which any number of detections may do.
-    """
-    boxes, truth_boxes = detections.xywh, annotations.bboxes
-    truth = np.full(len(boxes), -1)
-    counted = np.zeros(len(boxes), bool)
-    objects = np.zeros(len(truth_boxes), bool)
-    for rows, truths in _images(annotations, detections):
-        objects[truths] = ~annotations.iscrowd[truths]
-        labels = detections.labels[rows]
-        counted[rows] = np.bincount(labels)[labels] <= MOST_DETECTIONS
-        # Only where there is something to decide: most classes of an image have no object and few detections.
-        for label in np.union1d(annotations.labels[truths], labels[~counted[rows]]):
-            found = rows[labels == label]
-            counted[found] = False
-            found = found[np.argsort(-detections.scores[found], kind="stable")][:MOST_DETECTIONS]
-            there = truths[annotations.labels[truths] == label]
-            counted[found] = True
-            if len(there):
-                crowd = annotations.iscrowd[there]
-                matched = _greedy(box_iou(boxes[found], truth_boxes[there], crowd), crowd, iou_threshold)
-                truth[found] = np.where(matched >= 0, there[matched], -1)
+    """COCOeval's matching (`evaluation.matching`) for objects of all sizes, over the images of `detections`."""
+    found = match(annotations, detections, np.array([iou_threshold]), AREAS[:1])
+    truth = np.full(len(detections.scores), -1)
+    truth[found.rows[found.position]] = found.truth
+    counted = np.zeros(len(truth), bool)
+    counted[found.rows] = True
+    _, there = annotation_rows(annotations, np.searchsorted(annotations.image_ids, detections.image_ids))
+    objects = np.zeros(len(annotations.labels), bool)
+    objects[there] = ~annotations.iscrowd[there]
     right = truth >= 0
     right[right] = ~annotations.iscrowd[truth[right]]
-    best_score = np.full(len(truth_boxes), -1.0)
+    best_score = np.full(len(objects), -1.0)
     best_score[truth[right]] = detections.scores[right]
     return Matches(right, counted & (truth < 0), truth, objects, best_score)
 
@@ -114,37 +100,12 @@ def wrong_detection(annotations: CocoAnnotations, detections: Detections, matche
     return _wrong_detection(annotations, detections, row, truths[matches.objects[truths]])
 
 
-def box_iou(boxes: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """[D, 4] and [G, 4] xywh -> IoU [D, G]; with a crowd region, the part of the box that lies in it."""
-    low = np.maximum(boxes[:, None, :2], truths[None, :, :2])
-    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (truths[:, :2] + truths[:, 2:])[None])
-    both = (high - low).clip(0).prod(axis=2)
-    areas, truth_areas = boxes[:, 2:].prod(axis=1), truths[:, 2:].prod(axis=1)
-    union = np.where(crowd, areas[:, None], areas[:, None] + truth_areas - both)
-    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
-
-
 def _images(annotations: CocoAnnotations, detections: Detections) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each image of `detections` its rows there, and its rows in the annotations."""
     ends = np.cumsum(detections.counts)
     indices = np.searchsorted(annotations.image_ids, detections.image_ids)
     for start, end, i in zip(ends - detections.counts, ends, indices, strict=True):
         yield np.arange(start, end), np.arange(annotations.first[i], annotations.first[i + 1])
-
-
-def _greedy(ious: np.ndarray, crowd: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """[D, G] by descending score -> int64 [D], the column that each row takes, -1 = none."""
-    taken = np.full(len(ious), -1)
-    free = ~crowd
-    for row in np.flatnonzero((ious >= iou_threshold).any(axis=1)):
-        for allowed in (free, crowd):
-            overlaps = np.where(allowed, ious[row], -1)
-            if overlaps.max() >= iou_threshold:
-                taken[row] = len(overlaps) - 1 - overlaps[::-1].argmax()  # of equals the last, as COCOeval
-                break
-        if taken[row] >= 0:
-            free[taken[row]] = False
-    return taken
 
 
 def _wrong_detection(annotations: CocoAnnotations, detections: Detections, row: int, objects: np.ndarray) -> Mistake:

@@ -88,6 +88,17 @@ def match(
     )
 
 
+def box_iou(boxes: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """xywh [D, 4] and [G, 4], or [D, G, 4] -> IoU [D, G]; with a crowd region, the part of the box that lies in it."""
+    boxes = boxes[:, None]
+    low = np.maximum(boxes[..., :2], truths[..., :2])
+    high = np.minimum(boxes[..., :2] + boxes[..., 2:], truths[..., :2] + truths[..., 2:])
+    both = (high - low).clip(0).prod(axis=-1)
+    areas = boxes[..., 2:].prod(axis=-1)
+    union = np.where(crowd, areas, areas + truths[..., 2:].prod(axis=-1) - both)
+    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
+
+
 def in_range(areas: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     """Whether each area is within the limits, ends included."""
     return (areas >= limits[0]) & (areas <= limits[1])
@@ -116,7 +127,7 @@ def _match_pairs(
     parts: list[tuple[np.ndarray, ...]] = []
     for turn in range(count.max(initial=0)):
         active = np.searchsorted(-count, -turn)  # pairs with more detections than that
-        ious = _iou(boxes[first[:active] + turn], truth_boxes[:active], crowd[:active])
+        ious = box_iou(boxes[first[:active] + turn], truth_boxes[:active], crowd[:active])
         near = np.flatnonzero(((ious >= lowest) & there[:active]).any(axis=1))
         if not len(near):
             continue
@@ -135,17 +146,6 @@ def _match_pairs(
 def _last_largest(values: np.ndarray) -> np.ndarray:
     """Index of the largest along the last axis, of equals the last, as COCOeval."""
     return values.shape[-1] - 1 - values[..., ::-1].argmax(axis=-1)
-
-
-def _iou(boxes: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """xywh boxes [P, 4], truths [P, G, 4] -> IoU [P, G]; with a crowd region, the part of the box that lies in it."""
-    boxes = boxes[:, None]
-    low = np.maximum(boxes[..., :2], truths[..., :2])
-    high = np.minimum(boxes[..., :2] + boxes[..., 2:], truths[..., :2] + truths[..., 2:])
-    both = (high - low).clip(0).prod(axis=-1)
-    areas = boxes[..., 2:].prod(axis=-1)
-    union = np.where(crowd, areas, areas + truths[..., 2:].prod(axis=-1) - both)
-    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
 
 
 def _rank_within(groups: np.ndarray) -> np.ndarray:

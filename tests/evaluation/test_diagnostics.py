@@ -5,7 +5,8 @@ import pytest
 
 from evaluation import coco_sets
 from evaluation.diagnostics import confusion_matrix, reliability, sizes_at_input, tide_errors
-from evaluation.errors import box_iou, match_detections
+from evaluation.errors import match_detections
+from evaluation.matching import box_iou
 from tests.evaluation.test_metric import random_set
 from tests.evaluation.test_report import found, write_truth
 from tests.evaluation.test_thresholds import detected
