@@ -36,14 +36,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parses the arguments (those of the process by default), prints the comparison and writes what was asked for."""
     flags = _parser().parse_args(with_home(sys.argv[1:] if args is None else args))
     trainer_flags = _check(flags)
-    data = COCODataModule(
-        flags.data_root,
-        **{key: value for key in ("val_images", "val_annotations") if (value := getattr(flags, key)) is not None},
-        val_batch_size=flags.batch_size,
-        num_workers=flags.num_workers,
-    )
-    data.check(("val",))
-    annotations, sources = data.val_annotations, [_results_file(path) for path in (flags.a, flags.b)]
+    sources = [_results_file(path) for path in (flags.a, flags.b)]
+    data = _data(flags, pictures=bool(flags.output) or None in sources)
+    annotations = data.val_annotations
     limits = [flags.limit, *(_images_of_report(source, annotations) for source in sources)]
     data.val_limit = min((limit for limit in limits if limit is not None), default=None)
     image_ids = annotations.image_ids[: data.val_limit]
@@ -62,6 +57,22 @@ def main(args: Sequence[str] | None = None) -> None:
         _write(flags, annotations, found, changed)
         print(f"{len(changed)} images that changed most: {plain(str(flags.output / 'changed'))}\n")
     print(sentence(found))
+
+
+def _data(flags: argparse.Namespace, pictures: bool) -> COCODataModule:
+    """The data set, checked; pictures only where they are needed."""
+    if flags.data_root is None and (flags.annotations is None or (pictures and flags.images is None)):
+        raise MisconfigurationException(
+            "--data_root DIR is missing, or --annotations FILE and --images DIR in its place"
+        )
+    given = {"val_annotations": flags.annotations, "val_images": flags.images}
+    places: dict[str, Any] = {key: str(path.absolute()) for key, path in given.items() if path is not None}
+    data = COCODataModule(
+        flags.data_root or ".", val_batch_size=flags.batch_size, num_workers=flags.num_workers, **places
+    )
+    if pictures:
+        data.check(("val",))
+    return data
 
 
 def _results_file(path: Path) -> Path | None:
@@ -168,9 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="checkpoint, report directory, or COCO results")
     add("b", type=Path, metavar="B", help="the same")
-    add("--data_root", required=True, metavar="DIR", help="the data set, in COCO's layout")
-    add("--val_images", metavar="DIR", help="directory of the pictures, below it (default: val2017)")
-    add("--val_annotations", metavar="FILE", help="annotations, below it (default: annotations/instances_val2017.json)")
+    add("--data_root", metavar="DIR", help="the data set, in COCO's layout: its val2017")
+    add("--annotations", type=Path, metavar="FILE", help="other annotations")
+    add("--images", type=Path, metavar="DIR", help="other pictures; two results need none, but for --output")
     add("--limit", type=int, metavar="N", help="the first N images by id")
     add(
         "--output", type=Path, metavar="DIR", help="write comparison.json, classes.csv and the images that changed most"

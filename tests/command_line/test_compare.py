@@ -69,6 +69,21 @@ def test_result_files_are_compared_and_the_images_that_changed_drawn_side_by_sid
     assert not list((output / "changed").glob("*.png"))
 
 
+def test_two_result_files_need_no_pictures_and_pictures_may_lie_elsewhere(results, sample, capsys):
+    files, annotations = (
+        (results / "half.json", results / "all.json"),
+        sample / "annotations" / "instances_val2017.json",
+    )
+    assert "B is better by" in compared(capsys, *files, "--annotations", annotations)
+    with pytest.raises(
+        MisconfigurationException, match="--data_root DIR is missing, or --annotations FILE and --images"
+    ):
+        main([*map(str, files), "--annotations", str(annotations), "--output", str(results / "out"), *QUICK])
+    (results / "elsewhere").symlink_to(sample / "val2017")
+    options = ("--annotations", annotations, "--images", results / "elsewhere", "--output", results / "out")
+    assert "images that changed most" in compared(capsys, *files, *options)
+
+
 @pytest.mark.parametrize(
     ("a", "options", "error", "message"),
     [
