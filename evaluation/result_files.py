@@ -32,10 +32,10 @@ def read_results(path: Path, annotations: CocoAnnotations, image_ids: np.ndarray
         AnnotationError: no such file, no such format, an image or a category that the annotations do not have.
     """
     try:
-        results = msgspec.json.decode(path.read_bytes(), type=list[_Result])
+        results = msgspec.json.decode(path.read_bytes(), type=list[_Result], strict=False)  # takes 1.0 for 1
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise AnnotationError(
             f"{path}: no COCO results, a list of {{image_id, category_id, bbox, score}}: {error}. A bbox is [x, y, "
             "width, height] in pixels."

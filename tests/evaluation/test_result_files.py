@@ -55,8 +55,23 @@ def test_a_detection_that_cannot_be_used_is_named(tmp_path, change, message):
         read_results(written(tmp_path / "results.json", results[:9]), CocoAnnotations.load(path))
 
 
+def test_ids_written_as_whole_floats_are_taken(tmp_path):
+    path, results = random_set(tmp_path)
+    annotations = CocoAnnotations.load(path)
+    floats = [{**result, "image_id": float(result["image_id"]), "category_id": 2.0} for result in results]
+    found = read_results(written(tmp_path / "results.json", floats), annotations)
+    assert len(found.labels) == len(results) and set(found.labels) == {1}
+
+
+DEEP = (
+    '[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1, "more": ' + "[" * 10**5 + "]" * 10**5 + "}]"
+)
+
+
 @pytest.mark.parametrize(
-    "content", ['{"annotations": []}', "[1", "", '[{"image_id": 1, "category_id": 1, "score": 1}]']
+    "content",
+    ['{"annotations": []}', "[1", "", '[{"image_id": 1, "category_id": 1, "score": 1}]', DEEP],
+    ids=("another json", "torn", "empty", "without boxes", "deep"),
 )
 def test_another_format_is_refused_by_name(tmp_path, content):
     annotations = CocoAnnotations.load(random_set(tmp_path)[0])
