@@ -24,6 +24,7 @@ from coco.findings import Findings, findings, findings_of_both
 from coco.names import look_alikes, plain, shown, told_apart
 from coco.picture_files import files_alike, missing_pictures, pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
+from coco.transforms import RECIPE, Augmentation
 from training.loader_watch import SteadyLoader, WatchedDataset
 from training.position import Position, geometry, position
 from training.ranges import Range, out_of_range
@@ -36,6 +37,14 @@ RANGES = {
     "num_workers": Range(0, whole=True),
     "seed": Range(0, 2**32 - 1, whole=True),
     "damaged_limit": Range(0, 1),
+}
+AUGMENTATION_RANGES = {
+    "crop_side": Range(0, 1, above=True),
+    "flip": Range(0, 1),
+    "brightness": Range(0, 1),
+    "contrast": Range(0, 1),
+    "saturation": Range(0, 1),
+    "hue": Range(0, 0.5),
 }
 
 
@@ -58,6 +67,7 @@ class COCODataModule(pl.LightningDataModule):
         allow_other_samples: resume from a checkpoint although seed, annotations, pictures or decoder are not its run's.
         decoder: of JPEGs: `simplejpeg`, `pillow` (slower; other by rounding, less than 0.1 grey level on average), or
             `auto`, the faster one installed here; `decoder_name` says which.
+        augmentation: of training pictures (`coco.transforms.Augmentation`); `--data.augmentation.flip 0` and so on.
         damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
             another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
@@ -86,10 +96,15 @@ class COCODataModule(pl.LightningDataModule):
         allow_other_samples: bool = False,
         decoder: str = "auto",
         train_backgrounds: bool = False,
+        augmentation: Augmentation = RECIPE,
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
         if told := out_of_range(locals(), RANGES, "--data."):
+            raise DataError(told)
+        if isinstance(augmentation, dict):  # as a parsed configuration has it
+            augmentation = Augmentation(**augmentation)
+        if told := out_of_range(asdict(augmentation), AUGMENTATION_RANGES, "--data.augmentation."):
             raise DataError(told)
         if val_limit is not None and val_limit not in RANGES["batch_size"]:
             raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
@@ -105,6 +120,7 @@ class COCODataModule(pl.LightningDataModule):
         self.start = Position()  # where training goes on; a checkpoint sets it
         self.decoder_name = decoder_name(decoder)
         self._decoder = decoder
+        self.augmentation = augmentation
         self.train_backgrounds = train_backgrounds
         self._damaged = DamagedImages(damaged_limit)
         self._found: dict[str, Findings] = {}
@@ -178,7 +194,7 @@ class COCODataModule(pl.LightningDataModule):
             sampler = kind(self._train_indices, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
-        dataset = TrainingDataset(annotations, self._directories["train"], self.seed, decoder=self._decoder)
+        dataset = TrainingDataset(annotations, self._directories["train"], self.seed, self._decoder, self.augmentation)
         return self._loader(WatchedDataset(dataset, self.num_workers), sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
@@ -223,6 +239,7 @@ class COCODataModule(pl.LightningDataModule):
             "pictures": self._train_pictures,
             "decoder": self.decoder_name,
             "train_backgrounds": self.train_backgrounds,
+            **{f"augmentation.{name}": value for name, value in asdict(self.augmentation).items()},
         }
 
     def evaluated_on(self) -> dict[str, Any] | None:

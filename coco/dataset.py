@@ -9,7 +9,7 @@ import torch
 
 from coco.annotations import CocoAnnotations
 from coco.decoding import INPUT_SIZE, DamagedImageError, ImageError, decode_crop
-from coco.transforms import draw_sample, generator
+from coco.transforms import RECIPE, Augmentation, draw_sample, generator
 
 TRUTHS_MULTIPLE = 8  # ground truths are padded to a multiple of this, so that few shapes reach the device
 MOST_REPLACEMENTS = 20  # of one sample; with one picture in two damaged all of them are, once in two million samples
@@ -25,11 +25,19 @@ class TrainingDataset(torch.utils.data.Dataset):
     says so: {file name: what is wrong}. A missing or unreadable file raises ImageError.
     """
 
-    def __init__(self, annotations: CocoAnnotations, directory: Path, seed: int, decoder: str = "auto") -> None:
+    def __init__(
+        self,
+        annotations: CocoAnnotations,
+        directory: Path,
+        seed: int,
+        decoder: str = "auto",
+        augmentation: Augmentation = RECIPE,
+    ) -> None:
         self.annotations = annotations
         self.directory = Path(directory)
         self.seed = seed
         self.decoder = decoder
+        self.augmentation = augmentation
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         damaged: dict[str, str] = {}
@@ -51,7 +59,7 @@ class TrainingDataset(torch.utils.data.Dataset):
     def _sample(self, rng: np.random.Generator, index: int) -> dict[str, Any]:
         boxes, labels = self.annotations.training_boxes(index)
         size = _annotated_size(self.annotations, index)
-        sample = draw_sample(rng, *size, boxes, labels)
+        sample = draw_sample(rng, *size, boxes, labels, self.augmentation)
         path = self.directory / self.annotations.file_name(index)
         return {
             "image": decode_crop(path, INPUT_SIZE, size, sample.crop, sample.flip, self.decoder),

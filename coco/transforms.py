@@ -11,11 +11,30 @@ import numpy as np
 
 # The published recipe's crop: leave the picture whole, or demand this IoU of the crop with every box (None: no demand).
 MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
-CROP_SIDE = (0.3, 1.0)  # of the picture's width and height
 MAX_ASPECT = 2.0  # width / height of the crop, in units of the picture's
-FLIP_PROBABILITY = 0.5
-BRIGHTNESS, CONTRAST, SATURATION = 0.125, 0.5, 0.5  # factors are uniform in 1 +- these
-HUE = 0.05  # turns, +-
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training pictures at random. The defaults are the published recipe's; 0 turns a part off, and
+    `crop_side` 1 the crop.
+
+    Args:
+        crop_side: the least width and height of SSD's random crop, in units of the picture's; up to 1.
+        flip: the probability of mirroring, left to right.
+        brightness, contrast, saturation: factors are uniform in 1 +- these.
+        hue: turns, uniform in +- this.
+    """
+
+    crop_side: float = 0.3
+    flip: float = 0.5
+    brightness: float = 0.125
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.05
+
+
+RECIPE = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -34,17 +53,29 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, index))))
 
 
-def draw_sample(rng: np.random.Generator, width: int, height: int, boxes: np.ndarray, labels: np.ndarray) -> Sample:
-    """Draws the recipe's augmentation for a picture of width x height pixels with normalised xyxy boxes [G, 4]."""
-    crop, boxes, labels = draw_crop(rng, width, height, boxes, labels)
-    flip = bool(rng.random() < FLIP_PROBABILITY)
+def draw_sample(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    augmentation: Augmentation = RECIPE,
+) -> Sample:
+    """Draws the augmentation of a picture of width x height pixels with normalised xyxy boxes [G, 4]."""
+    crop, boxes, labels = draw_crop(rng, width, height, boxes, labels, augmentation.crop_side)
+    flip = bool(rng.random() < augmentation.flip)
     if flip:
         boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([1, 0, 1, 0], np.float32)
-    return Sample(crop, flip, boxes, labels, colour_matrices(rng))
+    return Sample(crop, flip, boxes, labels, colour_matrices(rng, augmentation))
 
 
 def draw_crop(
-    rng: np.random.Generator, width: int, height: int, boxes: np.ndarray, labels: np.ndarray
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    least_side: float = RECIPE.crop_side,
 ) -> tuple[tuple[int, int, int, int], np.ndarray, np.ndarray]:
     """SSD's random crop (SSD paper, section 2.2, "Data augmentation"; ranges of the published recipe).
 
@@ -58,7 +89,7 @@ def draw_crop(
         mode = rng.integers(len(MIN_IOUS) + 1)
         if mode == len(MIN_IOUS):
             return whole, boxes, labels
-        crop_width, crop_height = rng.uniform(*CROP_SIDE, size=2)
+        crop_width, crop_height = rng.uniform(least_side, 1.0, size=2)
         left, top = rng.random(2) * (1 - crop_width, 1 - crop_height)
         if not 1 / MAX_ASPECT <= crop_width / crop_height <= MAX_ASPECT:
             continue
@@ -83,15 +114,16 @@ def draw_crop(
         return pixels, np.clip(kept, 0, 1), labels[inside]
 
 
-def colour_matrices(rng: np.random.Generator) -> np.ndarray:
+def colour_matrices(rng: np.random.Generator, augmentation: Augmentation = RECIPE) -> np.ndarray:
     """Draws a colour jitter as two 3x3 matrices side by side, float32 [3, 6] = (of the pixel | of the mean pixel).
 
     Brightness, saturation and hue are linear maps of a pixel; contrast blends it with the grey of the picture's mean.
     Their composition, in a random order as in torchvision's ColorJitter, is `A @ pixel + K @ mean`. Unlike there, hue
     turns in the YIQ plane, not in HSV, and values are clamped once at the end, not after every step.
     """
-    brightness, contrast, saturation = (rng.uniform(1 - r, 1 + r) for r in (BRIGHTNESS, CONTRAST, SATURATION))
-    hue = rng.uniform(-HUE, HUE)
+    ranges = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+    brightness, contrast, saturation = (rng.uniform(1 - r, 1 + r) for r in ranges)
+    hue = rng.uniform(-augmentation.hue, augmentation.hue)
     steps = {
         "brightness": brightness * np.eye(3),
         "saturation": saturation * np.eye(3) + (1 - saturation) * _GREY,

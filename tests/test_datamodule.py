@@ -6,6 +6,7 @@ from torch.torch_version import TorchVersion
 
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
+from coco.transforms import Augmentation
 from datamodule import COCODataModule, DataError, check_same_classes, fit_stages
 from tests.conftest import edit
 from training.resuming import Position
@@ -46,6 +47,21 @@ def test_any_number_of_workers_gives_the_same_batches(sample, count, context):
     for alone, parallel in zip(batches(0), batches(count), strict=True):
         for key in ("images", "boxes", "labels", "colour"):
             assert torch.equal(alone[key], parallel[key])
+
+
+def test_the_augmentation_asked_for_is_that_of_the_batches(sample):
+    off = {"crop_side": 1.0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    data = module(sample, augmentation=Augmentation(**off))
+    loader = data.train_dataloader()
+    (batch, *_), again = list(loader), next(iter(loader))
+    loader.sampler.set_epoch(3)
+    later = {i: image for b in loader for i, image in zip(b["image_ids"].tolist(), b["images"], strict=True)}
+    for image_id, image in zip(batch["image_ids"].tolist(), batch["images"], strict=True):
+        assert torch.equal(image, later[image_id]), "nothing is random any more"
+    assert torch.equal(batch["images"], again["images"])
+    assert data.samples_from()["augmentation.flip"] == 0.0, "a resumed run is held to it"
+    with pytest.raises(DataError, match=r"--data.augmentation.flip 1.5: expected a number from 0 to 1"):
+        module(sample, augmentation=Augmentation(flip=1.5))
 
 
 def test_two_processes_see_together_what_one_sees(sample):

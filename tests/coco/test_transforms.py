@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coco.transforms import MIN_IOUS, colour_matrices, draw_crop, draw_sample, generator
+from coco.transforms import MIN_IOUS, Augmentation, colour_matrices, draw_crop, draw_sample, generator
 
 BOXES = np.array([[0.1, 0.2, 0.4, 0.6], [0.5, 0.5, 0.9, 0.95], [0.05, 0.05, 0.15, 0.12]], dtype=np.float32)
 LABELS = np.array([1, 2, 3])
@@ -126,3 +126,37 @@ def test_jitter_stays_within_the_recipes_ranges():
 
 def test_the_recipes_crop_demands_are_the_papers():
     assert MIN_IOUS == (0.1, 0.3, 0.5, 0.7, 0.9, None)
+
+
+NOTHING = {"crop_side": 1.0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+IDENTITY = np.concatenate((np.eye(3), np.zeros((3, 3))), axis=1)
+
+
+def drawn(count=50, **settings):
+    augmentation = Augmentation(**settings)
+    return [draw_sample(generator(0, 0, i), 640, 480, BOXES.copy(), LABELS, augmentation) for i in range(count)]
+
+
+def test_with_every_part_off_the_picture_is_left_alone():
+    for sample in drawn(**NOTHING):
+        assert sample.crop == (0, 0, 640, 480) and not sample.flip
+        np.testing.assert_array_equal(sample.boxes, BOXES)
+        np.testing.assert_allclose(sample.colour, IDENTITY, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", NOTHING)
+def test_each_part_can_be_the_only_one(part):
+    kept = drawn(**{name: value for name, value in NOTHING.items() if name != part})
+    cropped = any(sample.crop != (0, 0, 640, 480) for sample in kept)
+    coloured = any(not np.allclose(sample.colour, IDENTITY, atol=1e-6) for sample in kept)
+    flipped = any(sample.flip for sample in kept)
+    assert (cropped, flipped, coloured) == (part == "crop_side", part == "flip", part not in ("crop_side", "flip"))
+
+
+def test_a_crop_has_at_least_its_least_side_and_other_ranges_are_kept_to():
+    for sample in drawn(crop_side=0.8):
+        left, top, right, bottom = sample.crop
+        assert (right - left) / 640 > 0.79 and (bottom - top) / 480 > 0.79
+    assert all(sample.flip for sample in drawn(flip=1.0))
+    shades = [sample.colour[:, :3].sum(axis=1).mean() for sample in drawn(**{**NOTHING, "brightness": 0.9})]
+    assert min(shades) < 0.4 and max(shades) > 1.6

@@ -134,6 +134,7 @@ VARIANTS = {
     "bf16": ["--precision", "bf16-mixed"],
     "the options of short runs": [
         *("--model.optimizer", "adamw", "--model.schedule", "cosine", "--model.background_prior", "0.75"),
+        *("--data.augmentation.crop_side", "0.6", "--data.augmentation.hue", "0"),
         *("--trainer.gradient_clip_val", "5", "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"),
     ],
 }
@@ -210,6 +211,8 @@ def test_other_samples_than_the_checkpoints_are_refused_unless_asked_for(small, 
     checkpoint = str(straight / "checkpoints" / "kept_4_step.ckpt")
     with pytest.raises(CheckpointError, match=r"other samples \(seed 0 -> 1\).*--data.allow_other_samples true"):
         run(small, tmp_path / "refused", "--ckpt_path", checkpoint, "--seed", "1")
+    with pytest.raises(CheckpointError, match=r"other samples \(augmentation\.flip 0\.5 -> 0\.0\)"):
+        run(small, tmp_path / "refused", "--ckpt_path", checkpoint, "--data.augmentation.flip", "0")
     flags = ("--seed", "1", "--data.allow_other_samples", "true")
     assert run(small, tmp_path / "run", "--ckpt_path", checkpoint, *flags).global_step == 6
 
