@@ -80,7 +80,7 @@ def train(run: Run, study: Mapping[str, Any], data_root: Path, runs: Path) -> di
     epochs = settings["trainer"]["max_epochs"]
     command += ["--run_dir", str(directory), "--trainer.check_val_every_n_epoch", str(epochs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
-    start = time.time()
+    of_machine, start = machine(), time.time()  # the revision as it begins
     with (directory / "output.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=HERE.parent, env=environment, stdout=output, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
@@ -91,7 +91,7 @@ def train(run: Run, study: Mapping[str, Any], data_root: Path, runs: Path) -> di
         **_measured(directory, process.returncode),
         "processor_minutes": round(_processor_seconds(used) / 60, 2),
         "wall_minutes": round((time.time() - start) / 60, 2),
-        **machine(),
+        **of_machine,
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
     }
     return row
