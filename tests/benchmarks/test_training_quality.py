@@ -105,7 +105,7 @@ def test_the_head_of_a_shipped_configuration_says_what_the_rows_say(study):
 
 def test_the_configuration_for_small_data_is_that_of_the_measured_ones():
     small, *measured = (
-        yaml.safe_load((PROJECT / f"configs/{name}.yaml").read_text()) for name in ("small_data", "demo")
+        yaml.safe_load((PROJECT / f"configs/{name}.yaml").read_text()) for name in ("small_data", "demo", "bccd")
     )
     for config in measured:
         assert config["model"] == small["model"]
