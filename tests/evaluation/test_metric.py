@@ -168,7 +168,9 @@ def test_no_detections_give_zero_and_reset_forgets(tmp_path):
     update_from_results(metric, results, ids)
     metric.reset()
     update_from_results(metric, [], ids)
+    metric.update([], torch.zeros(0, 9, 4), torch.zeros(0, 9), torch.zeros(0, 9, dtype=torch.int64))  # a batch of none
     assert metric.compute()["mAP"] == 0
+    assert metric.evaluated_ids.tolist() == ids
 
 
 def test_compute_leaves_the_metric_as_it_was_and_copies_go_on_from_there(tmp_path):
