@@ -88,7 +88,12 @@ def test_two_result_files_need_no_pictures_and_pictures_may_lie_elsewhere(result
     ("a", "options", "error", "message"),
     [
         ("none.ckpt", (), MisconfigurationException, "A: .*none.ckpt is not there"),
-        ("", (), MisconfigurationException, "a directory without detections.json. Expected a checkpoint"),
+        (
+            "",
+            (),
+            MisconfigurationException,
+            "a directory without report.json and detections.json. Expected a checkpoint",
+        ),
         ("words.txt", (), CheckpointError, "words.txt"),
         ("all.json", ("--resamples", "10"), MisconfigurationException, "--resamples 10: expected at least 100"),
         ("all.json", ("--limit", "0"), MisconfigurationException, "--limit 0: expected a number of images"),
