@@ -102,9 +102,9 @@ def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The content of a Lightning checkpoint of ours as that of a published `.pt` file, with all tensors on the CPU and
     our `category_ids` beside it.
 
-    Of a checkpoint of a run in training everything that a run goes on with (without the optimiser's state where that is
-    not the recipe's SGD); of another, epoch and iteration 0 and the weights. The published format knows whole epochs
-    only: an epoch in progress begins anew there.
+    Of a checkpoint of a run in training everything that a run goes on with (where optimiser or schedule are not the
+    recipe's, without their state); of another, epoch and iteration 0 and the weights. The published format knows whole
+    epochs only: an epoch in progress begins anew there.
     """
     hparams = checkpoint["hyper_parameters"]
     weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("model.")}
@@ -118,7 +118,8 @@ def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for value in checkpoint.values():  # under the name of the precision plug-in
         if _is_scaler(value):
             published["amp"] = value
-    if checkpoint.get("optimizer_states") and hparams.get("optimizer", "sgd") == "sgd":
+    recipes = (hparams.get("optimizer", "sgd"), hparams.get("schedule", "milestones")) == ("sgd", "milestones")
+    if checkpoint.get("optimizer_states") and recipes:
         with torch.device("meta"):
             groups = _parameter_names(SSD300(hparams["backbone"], hparams["num_classes"]))
         published["optimizer"] = to_reference_optimizer(checkpoint["optimizer_states"][0], groups)

@@ -10,7 +10,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finding import resume_path
-from checkpoints.published import to_ours
+from checkpoints.published import from_ours, to_ours
 from checkpoints.published_layout import from_reference_state, to_reference_state
 from command_line.evaluate import evaluate
 from datamodule import COCODataModule
@@ -283,6 +283,16 @@ def test_a_file_that_cannot_be_resumed_is_refused_with_the_reason(both, change, 
     raw = torch.load(both / "0.pt", weights_only=True) | change
     with pytest.raises(CheckpointError, match=message):
         to_ours(raw, "x.pt")
+
+
+@pytest.mark.parametrize("other", [{"optimizer": "adamw"}, {"schedule": "cosine"}])
+def test_of_another_optimiser_or_schedule_the_published_file_has_the_weights_alone(both, other):
+    ours = torch.load(both / "1.ckpt", weights_only=True)
+    assert {"optimizer", "scheduler"} <= from_ours(ours).keys()
+    ours["hyper_parameters"] |= other
+    published = from_ours(ours)
+    assert not {"optimizer", "scheduler"} & published.keys()
+    assert published["model"] and published["epoch"] == 2
 
 
 def test_names_without_a_dot_and_numbers_without_dimensions_are_no_heads():
