@@ -81,8 +81,8 @@ def _results_file(path: Path) -> Path | None:
         results = path / "detections.json"
         if not (results.is_file() and (path / "report.json").is_file()):
             raise MisconfigurationException(
-                f"{path}: a directory without report.json and detections.json. Expected a checkpoint, COCO results (.json), or "
-                "a directory that `evaluate.py --report` wrote"
+                f"{path}: a directory without report.json and detections.json. Expected a checkpoint, COCO results "
+                "(.json), or a directory that `evaluate.py --report` wrote"
             )
         return results
     if path.name == "report.json":
