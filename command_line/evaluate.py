@@ -16,7 +16,7 @@ from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule, check_same_classes
 from evaluation.report import write_report
 from evaluation.tables import class_table, metrics_table, scope
-from prediction.devices import check_device, check_score_threshold, device_flags
+from prediction.devices import check_compile, check_device, check_score_threshold, device_flags
 from ssd_module import load_module
 from training.pictures import DetectionPictures
 
@@ -96,6 +96,8 @@ class EvaluateCLI(ScriptCLI):
     def before_instantiate_classes(self) -> None:
         self._check_flags()
         check_device(self.config.trainer)
+        if self.config.compile:
+            check_compile(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check(("val",))
 
     def instantiate_classes(self) -> None:
