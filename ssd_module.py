@@ -8,12 +8,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from checkpoints.compatibility import check_is_ours, check_shapes
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
+from checkpoints.operating_point import OperatingPoint, operating_point
 from checkpoints.published import default_category_ids, to_ours
 from coco.augment import normalise
 from coco.names import plain
@@ -122,6 +122,7 @@ class SSDModule(pl.LightningModule):
         self.loss = MultiBoxLoss(background_negatives=BACKGROUND_NEGATIVES)
         self.metric: CocoMeanAveragePrecision | None = None
         self.save_check = SaveCheck()
+        self.operating_point: OperatingPoint | None = None  # of the checkpoint it was loaded from
         self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
     @property
@@ -170,10 +171,6 @@ class SSDModule(pl.LightningModule):
 
     def _check_trainable(self) -> None:
         check_training_precision(self.trainer.precision)
-        if self.device.type == "mlu" and not self.hparams.channels_last:
-            rank_zero_warn(
-                "--model.channels_last false: an MLU's convolutions compute in channels-last and permute all else"
-            )
         alone = self.trainer.world_size == 1 or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.modules())
         if alone and "norm" not in self.hparams.freeze and getattr(self.trainer.datamodule, "batch_size", None) == 1:
             raise MisconfigurationException(ONE_IMAGE)
@@ -326,7 +323,8 @@ def _normalised(batch: dict[str, Any]) -> Tensor:
 def load_module(path: str | Path) -> SSDModule:
     """An `SSDModule` on the CPU from a Lightning checkpoint of ours or a `.pt` file of the published recipe.
 
-    Backbone and classes come from the file; pretrained weights are not fetched.
+    Backbone and classes come from the file, and thresholds per class where it has them; pretrained weights are not
+    fetched.
 
     Raises:
         CheckpointError: missing, torn, of neither format, or more than plain data.
@@ -341,6 +339,9 @@ def load_module(path: str | Path) -> SSDModule:
         check_shapes(checkpoint)
         module = SSDModule(**{**checkpoint["hyper_parameters"], "backbone_weights": None})
         module.load_state_dict(checkpoint["state_dict"])
+        module.operating_point = operating_point(checkpoint, module.hparams.num_classes, path)
+    except CheckpointError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, OverflowError) as error:
         raise CheckpointError(f"{path}: does not fit this project's SSDModule ({str(error)[:400]})") from None
     return module

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.files import CheckpointError
+from checkpoints.operating_point import KEY
 from checkpoints.progress import epochs_trained, progress_after
 from checkpoints.published_layout import (
     from_reference_optimizer,
@@ -69,6 +70,8 @@ def to_ours(published: dict[str, Any], name: str | Path = "the checkpoint") -> d
         "state_dict": {f"model.{key}": value for key, value in weights.items()},
         "hyper_parameters": known,
     }
+    if KEY in published:
+        ours[KEY] = published[KEY]
     if missing_for_training(published):
         return ours
     try:
@@ -100,7 +103,7 @@ def to_ours(published: dict[str, Any], name: str | Path = "the checkpoint") -> d
 
 def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The content of a Lightning checkpoint of ours as that of a published `.pt` file, with all tensors on the CPU and
-    our `category_ids` beside it.
+    our `category_ids`, and `operating_point` where there is one, beside it.
 
     Of a checkpoint of a run in training everything that a run goes on with (where optimiser or schedule are not the
     recipe's, without their state); of another, epoch and iteration 0 and the weights. The published format knows whole
@@ -115,6 +118,8 @@ def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "category_ids": list(hparams["category_ids"]),
         "model": to_reference_state({key.removeprefix("model."): value for key, value in weights.items()}),
     }
+    if KEY in checkpoint:
+        published[KEY] = checkpoint[KEY]
     for value in checkpoint.values():  # under the name of the precision plug-in
         if _is_scaler(value):
             published["amp"] = value

@@ -6,10 +6,12 @@ import hashlib
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from coco.annotation_cache import BrokenCache, Contents, Meta, load_or_build, open_cache
@@ -114,6 +116,31 @@ class CocoAnnotations:
         i = self._indices[i]
         rows = slice(self._first_training[i], self._first_training[i + 1])
         return self._training_boxes[rows].copy(), self._training_labels[rows].copy()
+
+    def relabelled(self, new: np.ndarray, class_names: Sequence[str], category_ids: Sequence[int]) -> "CocoAnnotations":
+        """The same images with other classes, for evaluation: without training boxes.
+
+        Args:
+            new: int64 [C + 1], the new label of each label; 0 leaves its annotations out. class_names, category_ids: of
+                the new labels, from 1 on.
+        """
+        labels = new[self.labels]
+        kept = labels > 0
+        columns = {name: getattr(self, name)[kept] for name in ("bboxes", "areas", "iscrowd")}
+        image = np.repeat(np.arange(len(self)), np.diff(self.first))
+        none = {name: self._contents.arrays[name][:0] for name in ("training_boxes", "training_labels", "trainable")}
+        arrays = {
+            **self._contents.arrays,
+            **columns,
+            **none,
+            "first": _first_rows(image[kept], len(self)),
+            "first_training": np.zeros(len(self) + 1, np.int64),
+            "labels": labels[kept],
+        }
+        classes = {"class_names": tuple(class_names), "category_ids": tuple(category_ids)}
+        return CocoAnnotations(
+            self.path, Contents(msgspec.structs.replace(self._contents.meta, **classes), arrays), None
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._cache_path is None:

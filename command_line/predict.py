@@ -62,7 +62,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("inputs", nargs="*", metavar="INPUT", help="picture or video files, folders of pictures (any depth), or globs")
     add("--ckpt_path", required=True, metavar="FILE", help="checkpoint of ours, or a .pt file of the published recipe")
     add("--output", type=Path, required=True, metavar="DIR", help="directory for pictures, videos and tables")
-    add("--score_threshold", type=float, default=0.3, metavar="S", help="lowest score of a detection (default: 0.3)")
+    threshold = "lowest score of a detection (default: the checkpoint's, per class, or 0.3 where it has none)"
+    add("--score_threshold", type=float, metavar="S", help=threshold)
     add(
         "--classes",
         type=lambda text: text.split(","),
@@ -89,7 +90,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
 
 def _check(flags: argparse.Namespace) -> Found:
     """The checks that need no checkpoint, in the order a user can act on them; returns the inputs."""
-    check_score_threshold(flags.score_threshold)
+    if flags.score_threshold is not None:
+        check_score_threshold(flags.score_threshold)
     if flags.batch_size < 1 or flags.num_workers < 0:
         raise MisconfigurationException(
             f"--batch_size {flags.batch_size} --num_workers {flags.num_workers}: expected at least 1 and 0"

@@ -15,7 +15,7 @@ from command_line.start import prepare, start
 # Word -> the module of ours that has a `main`, and what it does.
 COMMANDS = {
     "train": ("command_line.fit", "train, or resume a run"),
-    "evaluate": ("command_line.evaluate", "COCO's numbers of a checkpoint, and a report"),
+    "evaluate": ("command_line.evaluate", "COCO's numbers of a checkpoint or of detections, and a report"),
     "compare": ("command_line.compare", "whether one detector is better than another, or it is noise"),
     "predict": ("command_line.predict", "detect objects in pictures and videos"),
     "export": ("command_line.export", "write a checkpoint in another format"),

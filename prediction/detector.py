@@ -18,12 +18,15 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from coco.augment import normalise
 from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode_upright, resize
 from prediction.devices import check_score_threshold, device_flags, fast_precision
 from ssd_module import SSDModule, load_module
+
+DEFAULT_THRESHOLD = 0.3  # of a checkpoint without thresholds of its own
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -55,6 +58,7 @@ class Detector:
             device and into evaluation mode.
         accelerator, devices, precision: Lightning's; one device (`1`, or an ordinal such as "2,").
         score_threshold: detections that score above it are returned, at most the checkpoint's max_detections a picture.
+            By default those of the checkpoint, per class (`evaluate.py --save_thresholds`), which is said, or 0.3.
         classes: only these, by name or by category id; all of them by default.
 
     Raises:
@@ -68,13 +72,19 @@ class Detector:
         accelerator: str = "auto",
         devices: int | str | list[int] = 1,
         precision: str | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float | None = None,
         classes: Sequence[str | int] | None = None,
     ) -> None:
-        check_score_threshold(score_threshold)
+        if score_threshold is not None:
+            check_score_threshold(score_threshold)
         strategy = _one_device(accelerator, devices, precision)
         module = checkpoint if isinstance(checkpoint, SSDModule) else load_module(checkpoint)
-        self.score_threshold = score_threshold
+        point = module.operating_point if score_threshold is None else None
+        if point:
+            rank_zero_info(f"score thresholds of the checkpoint: {point}")
+        default = DEFAULT_THRESHOLD if score_threshold is None else score_threshold
+        # float32 [C], of detections by label
+        self.thresholds = np.array(point.thresholds if point else [default] * len(module.class_names), np.float32)
         self.labels = labels_of(classes, module.class_names, module.category_ids)
         self.device = strategy.root_device
         strategy.setup_environment()
@@ -104,14 +114,15 @@ class Detector:
         batch = collate_evaluation([{**sample, "image_id": i} for i, sample in enumerate(samples)])
         with torch.inference_mode(), self._autocast():
             batch["images"] = normalise(batch["images"].to(self.device))
-            found = self.module.predict(batch, self.score_threshold)
+            found = self.module.predict(batch, float(self.thresholds.min()))
         return [self._named(each, sample["size"]) for each, sample in zip(found, samples, strict=True)]
 
     def _named(self, found: dict[str, Any], size: tuple[int, int]) -> Detections:
         boxes, scores, labels = (found[key].numpy() for key in ("boxes", "scores", "labels"))
+        wanted = scores > self.thresholds[labels - 1]
         if self.labels is not None:
-            wanted = np.isin(labels, self.labels)
-            boxes, scores, labels = boxes[wanted], scores[wanted], labels[wanted]
+            wanted &= np.isin(labels, self.labels)
+        boxes, scores, labels = boxes[wanted], scores[wanted], labels[wanted]
         names, ids = self.module.class_names, self.module.category_ids
         return Detections(
             boxes, scores, labels, tuple(names[i - 1] for i in labels), tuple(ids[i - 1] for i in labels), size

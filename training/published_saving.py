@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from checkpoints.files import remove_unfinished, write_durably
 from checkpoints.finite import broken_tensors, in_words
+from checkpoints.operating_point import KEY, saved_form
 from checkpoints.progress import reopen_epoch
 from checkpoints.published import from_ours
 from training.dllogger import DLLogger
@@ -32,6 +33,8 @@ def save_reference_checkpoint(module: Any, path: str | Path) -> None:
 def _as_checkpoint(module: Any) -> dict[str, Any]:
     trainer: pl.Trainer | None = module._trainer  # None outside a run, where `module.trainer` would raise
     ours: dict[str, Any] = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    if module.operating_point and not trainer:
+        ours[KEY] = saved_form(module.operating_point)
     if trainer:
         fit_loop = trainer.fit_loop.state_dict()
         if epoch_was_cut(trainer):

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from checkpoints.files import CheckpointError
+from checkpoints.operating_point import OperatingPoint, save_operating_point
 from coco.sampler import TrainingSampler
 from command_line.fit import train
 from training.resuming import Geometry, Position, translate
@@ -105,6 +106,12 @@ QUICK = KEPT[1:4]  # the middle of an epoch, its validation, its end
 def test_a_run_saves_after_every_step_before_every_validation_and_after_every_epoch(straight):
     kept = {path.stem.removeprefix("kept_") for path in (straight / "checkpoints").glob("kept_*")}
     assert kept == {*KEPT, "6_end"}
+
+
+def test_a_checkpoint_that_was_given_score_thresholds_goes_on_as_before(small, straight, tmp_path):
+    checkpoint = shutil.copy(straight / "checkpoints" / "kept_3_step.ckpt", tmp_path / "with_point.ckpt")
+    save_operating_point(checkpoint, OperatingPoint("f1", (0.5,) * 4, 2, ""))
+    assert_goes_on_exactly(small, straight, tmp_path / "run", checkpoint)
 
 
 @pytest.mark.parametrize("kept", [*QUICK, *(pytest.param(k, marks=pytest.mark.slow) for k in KEPT if k not in QUICK)])
