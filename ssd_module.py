@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from checkpoints.compatibility import check_is_ours, check_shapes
@@ -171,6 +172,10 @@ class SSDModule(pl.LightningModule):
 
     def _check_trainable(self) -> None:
         check_training_precision(self.trainer.precision)
+        if self.device.type == "mlu" and not self.hparams.channels_last:
+            rank_zero_warn(
+                "--model.channels_last false: an MLU's convolutions compute in channels-last and permute all else"
+            )
         alone = self.trainer.world_size == 1 or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in self.modules())
         if alone and "norm" not in self.hparams.freeze and getattr(self.trainer.datamodule, "batch_size", None) == 1:
             raise MisconfigurationException(ONE_IMAGE)

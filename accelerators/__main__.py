@@ -12,13 +12,19 @@ import torch.distributed as dist
 
 from . import backend
 from .flags import resolve_trainer_flags
+from .process_group import ERROR_HANDLING, TEAR_DOWN
 
 VARIABLES = (
     *backend.VISIBLE_DEVICES,
     "PYTORCH_CNDEV_BASED_MLU_CHECK",
     "PYTORCH_MLU_ALLOC_CONF",
-    "TORCH_CNCL_BLOCKING_WAIT",
-    "TORCH_CNCL_ASYNC_ERROR_HANDLING",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+    "ENABLE_FALLBACK_TO_CPU",
+    "ENABLE_MLU_OVERFLOW_CHECK",
+    "CNCL_MLULINK_DISABLE",
+    "CNCL_P2P_LEVEL",
+    "CNCL_SHM_DISABLE",
+    *ERROR_HANDLING,
     "TORCH_CNCL_HEARTBEAT_TIMEOUT_SEC",
     "TORCH_CNCL_DESYNC_DEBUG",
     "MASTER_ADDR",
@@ -55,7 +61,9 @@ def facts() -> dict[str, str]:
             "yes" if backend.device_module().is_bf16_supported() else "no (capability below 5): use 16-mixed"
         )
         found["cncl"] = "registered" if dist.is_backend_available("cncl") else "missing: one MLU only"
+        found["a lost rank"] = _lost_rank()
         found["TF32"] = _tf32()
+        found["torch.compile"] = "inductor" if backend.can_compile() else "not on MLUs: torch_mlu has no inductor"
     found["CUDA devices"] = str(torch.cuda.device_count())
     found["cnmon"] = shutil.which("cnmon") or "not found: device statistics show memory alone"
     found["variables"] = (
@@ -86,14 +94,24 @@ def _device(ordinal: int) -> str:
     return f"{backend.device_module().get_device_name(ordinal)}, {memory}"
 
 
+def _lost_rank() -> str:
+    chosen = [f"{name}={os.environ[name]}" for name in ERROR_HANDLING if name in os.environ]
+    return (
+        f"as {', '.join(chosen)}"
+        if chosen
+        else f"ends the others ({ERROR_HANDLING[0]}={TEAR_DOWN}, set when they join)"
+    )
+
+
 def _tf32() -> str:
-    switches = {}
-    for name in ("cnnl", "mlu.matmul"):
+    switches: dict[str, Any] = {"matrix products": torch.get_float32_matmul_precision() != "highest"}
+    for what, name in (("convolutions", "cnnl"), ("other operators", "mlu.custom")):
         module: Any = torch.backends
         for part in name.split("."):
             module = getattr(module, part, None)
-        switches[f"torch.backends.{name}.allow_tf32"] = getattr(module, "allow_tf32", "unknown")
-    return ", ".join(f"{name}={value}" for name, value in switches.items())
+        switches[what] = getattr(module, "allow_tf32", None)
+    words = {True: "yes", False: "no", None: "unknown"}
+    return ", ".join(f"{what} {words[on]}" for what, on in switches.items())
 
 
 def _auto() -> str:

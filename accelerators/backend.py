@@ -104,6 +104,14 @@ def require() -> ModuleType:
     return device_module()
 
 
+def can_compile() -> bool:
+    """Whether `torch.compile` has a backend on an MLU: not every torch_mlu brings its inductor. Imports nothing."""
+    try:
+        return is_installed() and importlib.util.find_spec("torch_mlu._inductor") is not None
+    except (ImportError, ValueError):
+        return False
+
+
 # torch_mlu reads the first of these that is set
 VISIBLE_DEVICES = ("CN_VISIBLE_DEVICES", "MLU_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 

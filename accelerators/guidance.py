@@ -5,8 +5,10 @@ opens CUDA streams (several), and for mixed precision an autocast for CUDA, whic
 refused here.
 """
 
+import sys
 from typing import Any
 
+import torch
 from pytorch_lightning.plugins import (
     BitsandbytesPrecision,
     DeepSpeedPrecision,
@@ -18,6 +20,7 @@ from pytorch_lightning.plugins import (
     XLAPrecision,
 )
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 WHAT_TO_WRITE = """Write instead:
     from accelerators import MLUDDPStrategy, MLUMixedPrecision, SingleMLUStrategy
@@ -67,4 +70,18 @@ def refuse_bf16_without_support(precision: Precision, device: Any, supported: bo
         raise MisconfigurationException(
             f"{flag} needs an MLU with bfloat16 (compute capability 5 or later, as MLU590), but {device} has none "
             f"(torch.mlu.is_bf16_supported() is False, as on MLU370). Write {write} or train in 32-bit."
+        )
+
+
+def warn_of_silence() -> None:
+    """Warn of what torch_mlu takes without a word and does otherwise."""
+    if torch.are_deterministic_algorithms_enabled():
+        rank_zero_warn(
+            "deterministic=True: an MLU's convolutions do not honour it, so that two runs may differ in the last bits, "
+            "and a resumed run from one that never stopped."
+        )
+    if "torch_mlu.utils.gpu_migration" in sys.modules:
+        rank_zero_warn(
+            "torch_mlu.utils.gpu_migration is imported: it makes torch.cuda mean torch.mlu, and Lightning would take "
+            "its paths for CUDA. Leave that import out; nothing here needs it."
         )

@@ -58,6 +58,7 @@ class MLUAccelerator(Accelerator):
         # Lightning's own start-up line knows GPUs and TPUs only
         assert self.strategy is not None  # it is the trainer's
         name = backend.device_module().get_device_name(self.strategy.root_device)
+        guidance.warn_of_silence()
         rank_zero_info(f"MLU available: True, used: {trainer.num_devices} x {name}")
         backend.release_cache()
 

@@ -12,6 +12,21 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from . import backend
 
+# What CNCL does when a rank is lost. Any of them set is somebody's choice.
+ERROR_HANDLING = tuple(
+    f"{prefix}_{what}"
+    for what in ("ASYNC_ERROR_HANDLING", "BLOCKING_WAIT")
+    for prefix in ("TORCH_CNCL", "TORCH_NCCL", "NCCL")
+)
+TEAR_DOWN = "3"  # NCCL's own default
+
+
+def handle_lost_ranks() -> None:
+    """Has CNCL end a process whose collective fails or outlasts the group's timeout, unless the environment says what
+    else. By itself it only logs that, and the ranks that are left wait for ever."""
+    if not any(name in os.environ for name in ERROR_HANDLING):
+        os.environ[ERROR_HANDLING[0]] = TEAR_DOWN
+
 
 def join(environment: ClusterEnvironment, group_backend: str, device: torch.device, timeout: timedelta | None) -> None:
     """Join the other processes, unless that was done before.
@@ -21,6 +36,7 @@ def join(environment: ClusterEnvironment, group_backend: str, device: torch.devi
     """
     if dist.is_initialized():
         return
+    handle_lost_ranks()  # read when the group is made
     backend.load()  # registers the backend "cncl"
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)

@@ -15,7 +15,7 @@ from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule
 from evaluation.thresholds import Rule
 from prediction.detector import labels_of
-from prediction.devices import check_device, check_score_threshold, device_flags
+from prediction.devices import check_compile, check_device, check_score_threshold, device_flags
 from ssd_module import load_module
 from training.pictures import DetectionPictures
 
@@ -70,6 +70,8 @@ class EvaluateCLI(ScriptCLI):
                 "--class_agnostic"
             )
         check_device(self.config.trainer)
+        if self.config.compile:
+            check_compile(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check(("val",))
 
     def instantiate_classes(self) -> None:

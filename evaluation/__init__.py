@@ -1,1 +1,1 @@
-"""How good a detector is: COCO's numbers, what went wrong, the report, drawing."""
+"""How good a detector is: COCO's numbers, what went wrong, the report, drawing; whether another one is better."""

@@ -79,15 +79,15 @@ def sentence(comparison: Comparison) -> str:
         return f"There is nothing to compare: no objects are annotated in these {over}."
     if found.a == found.b and found.low == found.high == 0:
         return f"A and B have the same mAP, {found.a:.3f}, over {over} and over any of them drawn again."
-    low, high, difference = found.low, found.high, found.b - found.a
+    low, high, difference = (round(value, 3) + 0.0 for value in (found.low, found.high, found.b - found.a))  # no -0.000
     if not found.beyond_noise:
         return (
             f"No difference beyond noise over {over}: B - A is {difference:+.3f} mAP, 95 % interval {low:+.3f} to "
             f"{high:+.3f}."
         )
     better = "B"
-    if difference < 0:
-        better, low, high = "A", -high, -low
+    if found.b < found.a:
+        better, low, high = "A", -high + 0.0, -low
     return f"{better} is better by {abs(difference):.3f} mAP, 95 % interval {low:.3f} to {high:.3f}, over {over}."
 
 
@@ -126,4 +126,4 @@ def _table(heading: str, rows: Sequence[Difference]) -> str:
 
 
 def _cell(value: float, sign: str = "") -> str:
-    return f"{'-':>6}" if np.isnan(value) else f"{value:{sign}6.3f}"
+    return f"{'-':>6}" if np.isnan(value) else f"{round(value, 3) + 0.0:{sign}6.3f}"  # no -0.000

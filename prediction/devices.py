@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from accelerators import resolve_trainer_flags
+from accelerators import backend, resolve_trainer_flags
 
 # Lightning's names, as one may write them; those of Transformer Engine are refused by name.
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true", "32", "16", "bf16", "64", "auto")
@@ -37,6 +37,16 @@ def check_device(trainer: Any) -> None:
     """`device_flags` for a configuration whose objects (strategies, plugins) are not built yet."""
     unbuilt = {"plugins": None} if isinstance(trainer["strategy"], str) else {"plugins": None, "strategy": "auto"}
     device_flags({**trainer.as_dict(), **unbuilt})
+
+
+def check_compile(trainer: Any) -> None:
+    """Raises MisconfigurationException where `--compile true` has no compiler for the device of a configuration."""
+    flags = resolve_trainer_flags(accelerator=trainer["accelerator"])
+    if flags["accelerator"] == "mlu" and not backend.can_compile():
+        raise MisconfigurationException(
+            "--compile true: this torch_mlu brings no inductor, so that torch.compile has no backend for an MLU. Leave "
+            "it out; --fold_batch_norm true alone works"
+        )
 
 
 def device_flags(trainer: Any) -> dict[str, Any]:

@@ -19,7 +19,9 @@ NUM_DEFAULT_BOXES = sum(size * size * boxes for size, boxes in zip(FEATURE_SIZES
 
 
 def ssd300_default_boxes() -> Tensor:
-    """float32 [8732, 4] cxcywh, normalised and clamped to [0, 1] (the xyxy form, made from it, is not clamped)."""
+    """float32 [8732, 4] cxcywh, normalised and clamped to [0, 1] (the xyxy form, made from it, is not clamped); on the
+    CPU, whatever the default device: not every one has float64."""
+    cpu = torch.device("cpu")
     maps = []
     for index, (size, step, ratios) in enumerate(zip(FEATURE_SIZES, STEPS, ASPECT_RATIOS, strict=True)):
         scale, next_scale = SCALES[index] / IMAGE_SIZE, SCALES[index + 1] / IMAGE_SIZE
@@ -27,10 +29,10 @@ def ssd300_default_boxes() -> Tensor:
         for ratio in ratios:
             root = math.sqrt(ratio)
             shapes += [(scale * root, scale / root), (scale / root, scale * root)]
-        centres = (torch.arange(size, dtype=torch.float64) + 0.5) * step / IMAGE_SIZE
+        centres = (torch.arange(size, dtype=torch.float64, device=cpu) + 0.5) * step / IMAGE_SIZE
         rows, columns = torch.meshgrid(centres, centres, indexing="ij")
         cells = torch.stack((columns, rows), dim=-1)[:, :, None, :].expand(-1, -1, len(shapes), -1)
-        sizes = torch.tensor(shapes, dtype=torch.float64).expand(size, size, -1, -1)
+        sizes = torch.tensor(shapes, dtype=torch.float64, device=cpu).expand(size, size, -1, -1)
         maps.append(torch.cat((cells, sizes), dim=-1).reshape(-1, 4))
     return torch.cat(maps).clamp_(0, 1).float()
 

@@ -48,9 +48,11 @@ def detect(
         boxes: float32 [B, D, 4] normalised xyxy; scores: float32 [B, D]; labels: int64 [B, D] (0 = none).
 
     Raises:
-        ValueError: a threshold outside its range.
+        ValueError: a threshold outside its range, or `use_kernel` on an MLU, which has no float64.
     """
     thresholds = Thresholds(score_threshold, iou_threshold, candidates_per_class, max_detections)
+    if use_kernel and logits.device.type == "mlu":
+        raise ValueError("use_kernel=True on an MLU: the operator's boxes are shifted apart in float64, which it lacks")
     use_kernel = logits.device.type == "cpu" if use_kernel is None else use_kernel
     prefix, rounds = FIRST_PREFIX, FIRST_ROUNDS
     while True:

@@ -1,6 +1,7 @@
 """accelerators/ on the stand-in device: one child pytest for one MLU, and a script on two, started in each way."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -132,6 +133,35 @@ def test_two_nodes_of_one_mlu_each_train_together_under_torchrun(tmp_path, popen
     assert ranks[0]["weights"] == ranks[1]["weights"] == popen[0]["weights"]
 
 
+def with_a_lost_rank(**env: object) -> subprocess.Popen:
+    """The rank that is left of two, after the other one died."""
+    compile_standin()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "LOCAL_RANK": 0, **env}
+    script = [sys.executable, str(CASES / "lost_rank.py")]
+    left, dead = (start(script, NODE_RANK=node, **together) for node in (0, 1))
+    finish(dead)
+    assert dead.returncode == -signal.SIGKILL
+    return left
+
+
+def test_a_lost_rank_ends_the_others():
+    left = with_a_lost_rank()
+    output = finish(left)
+    assert left.returncode == 134, output
+    assert "Some CNCL operations have failed or timed out" in output
+
+
+def test_what_the_environment_says_of_lost_ranks_stays():
+    """Cncl's own default, 0, lets them wait for ever."""
+    left = with_a_lost_rank(TORCH_CNCL_ASYNC_ERROR_HANDLING=0)
+    with pytest.raises(subprocess.TimeoutExpired):
+        left.wait(timeout=10)
+    left.kill()
+    assert "Some CNCL operations have failed or timed out" in left.communicate()[0]
+
+
 def test_python_m_accelerators_lists_the_devices_and_what_auto_becomes():
     child = start([sys.executable, "-m", "accelerators"], MLU_VISIBLE_DEVICES="1,0")
     output = finish(child)
@@ -144,6 +174,10 @@ def test_python_m_accelerators_lists_the_devices_and_what_auto_becomes():
         "registered",
         "MLU_VISIBLE_DEVICES=1,0",
         "MLUDDPStrategy",
+        "a lost rank:",
+        "TORCH_CNCL_ASYNC_ERROR_HANDLING=3",
+        "matrix products no",
+        "torch.compile:",
     ):
         assert word in output, output
 

@@ -223,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = Cases(args.of, args.seed, root.resolve(), args.seconds)
         for outcome in fuzz(numbers, cases):
             outcomes.append(outcome)
+            if len(outcomes) % 500 == 0:
+                print(f"{len(outcomes)} of {len(numbers)} cases", file=sys.stderr, flush=True)
             if outcome.verdict == "failed" or args.only is not None:
                 again = f"--of {' '.join(args.of)} --seed {args.seed} --only {outcome.case}"
                 print(f"{again}: {outcome.family}: {outcome.verdict}, {plain(outcome.kind)}")

@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prediction import Detector
+from prediction.devices import check_compile
 from ssd_module import SSDModule
 
 
@@ -48,3 +49,9 @@ def test_weights_of_fewer_digits_on_an_mlu_find_the_same_but_for_rounding(module
 def test_float64_is_refused_on_an_mlu(module):
     with pytest.raises(MisconfigurationException, match="precision='64-true' on an MLU would compute in fp32"):
         Detector(module, "mlu", precision="64-true")
+
+
+def test_compiling_is_refused_where_torch_mlu_has_no_inductor():
+    check_compile({"accelerator": "cpu"})
+    with pytest.raises(MisconfigurationException, match=r"--compile true: this torch_mlu brings no inductor"):
+        check_compile({"accelerator": "mlu"})

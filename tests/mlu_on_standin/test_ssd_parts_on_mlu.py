@@ -82,3 +82,8 @@ def test_detection_by_either_of_the_cpus_forms(output, use_kernel):
     torch.testing.assert_close(scores, expected[1], rtol=0, atol=1e-6)
     assert torch.equal(labels, expected[2])
     assert {(found.direction, found.dtype, found.shape) for found in transfers} == {("d2h", "bool", (2,))}
+
+
+def test_the_operator_that_needs_float64_is_refused(output):
+    with pytest.raises(ValueError, match="use_kernel=True on an MLU"):
+        on_mlu(lambda *arguments: detect(*arguments, use_kernel=True), *output, DEFAULT_BOXES)

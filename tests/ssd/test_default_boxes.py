@@ -29,3 +29,9 @@ def test_ties_rank_by_shape_before_cell():
     rank = tie_rank(8732, torch.device("cpu"))
     assert rank[4] < rank[1], "the first shape of the second cell comes before the second shape of the first cell"
     assert sorted(rank.tolist()) == list(range(8732))
+
+
+def test_they_are_made_on_the_cpu_whatever_the_default_device():
+    expected = ssd300_default_boxes()
+    with torch.device("meta"):
+        assert torch.equal(ssd300_default_boxes(), expected)

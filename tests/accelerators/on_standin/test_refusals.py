@@ -149,3 +149,15 @@ def test_sync_batchnorm_is_refused_where_a_kernel_is_missing(monkeypatch):
     refuse_without_kernels(Toy(), device)  # nothing to refuse
     with refused(r"SyncBatchNorm was asked for.*model.1(.|\n)*batch_norm_elemt: Could not run"):
         refuse_without_kernels(torch.nn.SyncBatchNorm.convert_sync_batchnorm(Toy()), device)
+
+
+def test_what_an_mlu_does_otherwise_without_a_word_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_mlu.utils.gpu_migration", sys)
+    run = trainer(accelerator="mlu", devices=1, strategy=SingleMLUStrategy(), deterministic=True, max_steps=1)
+    try:
+        with pytest.warns(UserWarning) as said:
+            run.fit(Toy(), loader())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    text = "\n".join(str(warning.message) for warning in said)
+    assert "an MLU's convolutions do not honour it" in text and "gpu_migration is imported" in text

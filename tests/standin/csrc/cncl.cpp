@@ -5,6 +5,11 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 
+#include <chrono>
+#include <cstdlib>
+#include <iostream>
+#include <thread>
+
 namespace standin {
 
 using Tensors = std::vector<at::Tensor>;
@@ -12,6 +17,33 @@ using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
 static void flatten(Tensors& into, const Tensors& tensors) {
   into.insert(into.end(), tensors.begin(), tensors.end());
+}
+
+static bool any_set(const std::vector<std::string>& names) {
+  for (const auto& name : names) {
+    const char* value = std::getenv(name.c_str());
+    if (value != nullptr && std::string(value) != "0") {
+      return true;
+    }
+  }
+  return false;
+}
+
+// What CNCL does when a rank is lost. By default it logs that and nobody ever learns of it: whoever waits goes on
+// waiting. With error handling the process ends; with blocking wait the error reaches the caller.
+static void lost(const std::string& what) {
+  if (any_set({"TORCH_CNCL_BLOCKING_WAIT", "TORCH_NCCL_BLOCKING_WAIT", "NCCL_BLOCKING_WAIT"})) {
+    return;
+  }
+  std::cerr << "Some CNCL operations have failed or timed out: " << what << std::endl;
+  if (any_set(
+          {"TORCH_CNCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_ASYNC_ERROR_HANDLING"})) {
+    std::cerr << "To avoid data inconsistency, we are taking the entire process down." << std::endl;
+    std::_Exit(134);  // as an abort would, but without a core file
+  }
+  while (true) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
 }
 
 // Waits for gloo's work; its results are the device's tensors, not the aliases that gloo saw.
@@ -35,6 +67,7 @@ class WorkCNCL final : public c10d::Work {
     if (done) {
       done->addCallback([future = work->future_, outputs = work->outputs_](auto& done) {
         if (done.hasError()) {
+          lost(done.tryRetrieveErrorMessage());
           future->setErrorIfNeeded(done.exception_ptr());
         } else {
           future->markCompleted(c10::IValue(outputs));
@@ -45,7 +78,13 @@ class WorkCNCL final : public c10d::Work {
   }
 
   bool wait(std::chrono::milliseconds timeout) override {
-    const bool done = inner_->wait(timeout);
+    bool done = false;
+    try {
+      done = inner_->wait(timeout);
+    } catch (const std::exception& error) {
+      lost(error.what());
+      throw;
+    }
     if (has_future_) {
       future_->wait();  // gloo completes it around the time it wakes those who wait
     } else if (!future_->completed()) {
