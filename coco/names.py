@@ -14,7 +14,7 @@ EXAMPLES = 5
 # Control characters but \n and \t, what ends a line or turns its direction, and halves of characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_IN_FILE_NAMES = re.compile(rf'{_CONTROL.pattern}|[\n\t/\\\\:*?"<>|]')
-_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")
 
 
 def plain(text: str, lines: bool = False) -> str:
@@ -31,7 +31,8 @@ def cell(value: Any) -> Any:
     """A value for a CSV file: a text that a spreadsheet would compute begins with an apostrophe instead."""
     if not isinstance(value, str):
         return value
-    return f"'{plain(value)}" if _FORMULA.match(value) else plain(value)
+    # Wide and small forms of these signs too: what imports a table may make plain ones of them.
+    return f"'{plain(value)}" if _FORMULA.match(unicodedata.normalize("NFKC", value)) else plain(value)
 
 
 def for_file(name: str) -> str:

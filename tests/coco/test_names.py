@@ -75,7 +75,7 @@ def test_a_terminal_gets_nothing_to_obey_but_letters_of_every_language():
     assert "\x1b" not in shown(EVIL)
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "\uff1d1"])
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "\uff1d1", "\ufe63x"])
 def test_a_spreadsheet_gets_no_formula(formula):
     assert cell(formula).startswith("'")
     assert cell("a=1") == "a=1" and cell(-1.5) == -1.5 and cell("") == "" and cell("犬") == "犬"
