@@ -130,8 +130,7 @@ def _no_data(tags: dict) -> float:
 
 def _without_transparency(picture: Image.Image) -> Image.Image:
     """Colours stay as they are, but where they are all one and only the transparency differs."""
-    # Pillow makes of multiplied grey nothing else.
-    picture = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    picture = picture.convert("RGBA")
     rgb, alpha = picture.convert("RGB"), picture.getchannel("A")
     one_colour = all(low == high for low, high in _extrema(rgb))
     if one_colour and len(set(alpha.getextrema())) > 1:

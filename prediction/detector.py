@@ -140,7 +140,8 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"a PIL image of mode {picture.mode}: expected 8 bits a channel, or the path of its file")
-        return picture.convert("RGB")
+        # Of grey multiplied by its transparency Pillow makes nothing else.
+        return (picture.convert("LA") if picture.mode == "La" else picture).convert("RGB")
     if not isinstance(picture, np.ndarray):
         raise TypeError(f"expected a path, a PIL image or a numpy array, got {type(picture).__name__}")
     if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or 0 in picture.shape or picture.ndim < 2:

@@ -12,7 +12,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from coco.annotations import CocoAnnotations
 from coco.decoding import DamagedImageError, decode, decode_crop, decode_upright
 from coco.picture_files import open_pictures
-from coco.picture_modes import to_rgb
 from tests.conftest import edit
 
 GREY = np.add.outer(np.arange(40) * 4, np.arange(64)).astype(np.uint8)  # 0..219
@@ -142,13 +141,6 @@ HELD = {
     ".bmp": "1 L P RGB RGBA",
     ".jp2": "L LA RGB RGBA CMYK YCbCr",
 }
-
-
-@pytest.mark.parametrize("mode", ["La", "RGBa"])
-def test_colours_multiplied_by_their_transparency_are_seen(mode):
-    picture = Image.fromarray(np.stack([GREY, np.full_like(GREY, 255)], axis=-1), "LA")
-    multiplied = picture.convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
-    assert np.array_equal(to_rgb(multiplied), to_rgb(picture))
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix in HELD for mode in HELD[suffix].split()])

@@ -204,3 +204,11 @@ def test_deep_pictures_are_the_same_by_path_in_evaluation_and_refused_as_images(
     Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "c.tiff")
     with pytest.raises(ImageError, match=r"c\.tiff: .*none of its pixels is a number"):
         detector(tmp_path / "c.tiff")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"])
+def test_images_of_every_mode_of_8_bits_are_taken(paths, mode):
+    picture = Image.open(paths[0])
+    by_way_of = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, mode)
+    taken = open_picture(picture.convert(by_way_of).convert(mode))
+    assert taken.mode == "RGB" and abs(np.asarray(taken).mean() - np.asarray(picture).mean()) < 20
