@@ -167,6 +167,7 @@ def expected(config: str, study: Mapping[str, Any], rows: Sequence[Mapping[str, 
     found = [row["mAP"] for row in runs]
     precisions = " and ".join(sorted({row["precision"] for row in runs}))
     spread = f"mAP {statistics.mean(found):.3f} on average, {min(found):.3f} to {max(found):.3f}"
+    spread = spread if len(found) > 1 else f"mAP {found[0]:.3f} in one run"
     return f"expected of {config} on {data}: {spread} (seeds {_seeds(runs)}, {precisions})"
 
 
