@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from coco.sample import write_sample
 from command_line.fit import train
@@ -67,7 +68,26 @@ def test_thirty_epochs_leave_memory_descriptors_threads_and_processes_flat(tmp_p
         assert len([row for row in csv.DictReader(file) if row["val/mAP"]]) == EPOCHS
 
 
-def soak(directory, callbacks):
+class Leak(pl.Callback):
+    """Keeps a megabyte of every step."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_train_batch_end(self, *args):
+        self.kept.append(torch.ones(250_000))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
+def test_a_megabyte_kept_of_every_step_of_a_real_run_is_seen(tmp_path):
+    held = Holdings()
+    soak(tmp_path, [held, Leak()], "--model.backbone", "thin")
+    with pytest.raises(AssertionError, match="memory of this process grew by"):
+        check_flat(held.rows)
+
+
+def soak(directory, callbacks, *more):
     """Trains with workers, validation, all loggers, and a checkpoint in every step."""
     write_sample(directory / "data", train_images=6, val_images=2)
     arguments = [
@@ -75,6 +95,7 @@ def soak(directory, callbacks):
         *("--batch_size", "2", "--num_workers", "2", "--model.backbone", "resnet18", "--model.warmup_steps", "3"),
         *("--max_epochs", str(EPOCHS), "--save_every_n_steps", "1", "--trainer.log_every_n_steps", "1"),
         *("--trainer.enable_progress_bar", "false"),
+        *more,
     ]
     train(arguments, callbacks=callbacks)
 
