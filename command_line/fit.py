@@ -52,6 +52,8 @@ def _run(cli: FitCLI) -> pl.Trainer:
     cli.make_run_directory()
     if cli.trainer.is_global_zero:
         print(f"run directory: {cli.run_dir}")
+        if cli.precision_is_auto:
+            print(f"precision: {cli.trainer.precision} (--precision auto)")
         if cli.trainer.checkpoint_callbacks:
             states = OPTIMIZER_STATES[cli.model.hparams.optimizer]
             kept = what_is_kept(cli.model, cli.config.keep_epochs, cli.trainer.max_epochs, states)

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from checkpoints.durable_io import DurableCheckpointIO
-from checkpoints.files import CheckpointError, remove_unfinished
+from checkpoints.files import CheckpointError, read_checkpoint, remove_unfinished
 from checkpoints.finding import resume_path
 from command_line.configs import write_config
 from command_line.shared import ScriptCLI, listed, without_flags
@@ -103,6 +103,8 @@ class FitCLI(ScriptCLI):
             )
         COCODataModule(**self.config.data.as_dict()).check(fit_stages(self.config.trainer.limit_val_batches))
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
+        if self.precision_is_auto and self.ckpt_path:
+            self._keep_precision(self.ckpt_path)
         if self.config.model.finetune_from and not self.ckpt_path:
             source = self.config.model.finetune_from
             check_backbone(source, load_module(source), self.config.model.backbone)
@@ -118,6 +120,14 @@ class FitCLI(ScriptCLI):
             if self.config.run_dir is None and not self.is_trial:
                 give_back(self.run_dir)
             raise
+
+    def _keep_precision(self, ckpt_path: Path) -> None:
+        """A run that resumes with `--precision auto` goes on in its own, on another device too."""
+        made_with = read_checkpoint(ckpt_path).get("made_with", {})  # none in the published recipe's files
+        saved = made_with.get("trainer", {}).get("precision", self.config.trainer.precision)
+        if saved != self.config.trainer.precision:
+            self.config.trainer.precision = saved
+            check_device(self.config.trainer)
 
     def _check_settings(self) -> None:
         check_trainer_flags(self.config.trainer, fits=self.trains)

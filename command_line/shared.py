@@ -117,7 +117,8 @@ class ScriptCLI(LightningCLI):
             check_whole(args)
             self.config = parser.parse_args(args)
             _check_seed(self.config.seed_everything)
-            if self.config.trainer.precision == "auto":  # so that a saved configuration has what was used
+            self.precision_is_auto = self.config.trainer.precision == "auto"
+            if self.precision_is_auto:  # so that a saved configuration has what was used
                 self.config.trainer.precision = fast_precision(self.config.trainer.accelerator)
             for name in PATHS:
                 if isinstance(path := self.config.get(name), (str, Path)) and str(path).startswith("~"):

@@ -21,3 +21,10 @@ def test_precision_auto_is_bf16_only_where_the_cpu_computes_it(
     cli = FitCLI([*flags, "--run_dir", str(tmp_path / "run"), "--model.backbone", "thin"])
     assert cli.trainer.precision == expected
     assert cli.config.trainer.precision == expected, "config.yaml has what was used, wherever the run goes on"
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((8, 0), "bf16-mixed"), ((7, 5), "16-mixed")])
+def test_precision_auto_on_cuda_is_bf16_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert fast_precision("cuda") == fast_precision("auto") == expected

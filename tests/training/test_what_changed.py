@@ -10,9 +10,10 @@ from PIL import Image
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from checkpoints.files import CheckpointError
+from command_line.fit_cli import FitCLI
 from ssd_module import SSDModule
 from tests.conftest import edit
-from tests.training.test_resuming import assert_goes_on_exactly, run
+from tests.training.test_resuming import arguments, assert_goes_on_exactly, run
 from training.schedule import RecipeSchedule
 from training.what_changed import (
     changed_settings,
@@ -171,3 +172,11 @@ def test_classes_of_the_same_letters_and_other_bytes_are_told_apart():
         check_same_model(saved, {"class_names": ("cafe\u0301", "dog")})
     with pytest.raises(CheckpointError, match=r"that it was trained with\.$"):
         check_same_model({"backbone": "resnet18"}, {"backbone": "resnet50"})
+
+
+def test_a_resumed_run_keeps_its_precision_where_auto_would_be_another(small, straight, tmp_path, monkeypatch):
+    monkeypatch.setattr("command_line.shared.fast_precision", lambda accelerator: "bf16-mixed")
+    flags = arguments(small, tmp_path / "run", "--precision", "auto")
+    assert FitCLI(flags).trainer.precision == "bf16-mixed"
+    cli = FitCLI([*flags, "--ckpt_path", str(straight / "checkpoints" / "last.ckpt")])
+    assert cli.trainer.precision == cli.config.trainer.precision == "32-true"
