@@ -107,7 +107,10 @@ def _histogram(scores: np.ndarray, matches: Matches) -> Chart:
         bars=bars,
         bar_legend=[(kind, f"{each.sum()} {kind}") for kind, each in counts.items()],
         x_ticks=[(WIDTH * value, text) for value, text in UNIT_TICKS],
-        y_ticks=[(HEIGHT * (1 - np.log1p(value) / top), f"{value}") for value in ticks],
+        y_ticks=[
+            (HEIGHT * (1 - np.log1p(value) / top), f"{value // 1000}k" if value >= 1000 else f"{value}")
+            for value in ticks
+        ],
     )
 
 
