@@ -57,9 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _write(flags, annotations, found, changed)
         print(f"{len(changed)} images that changed most: {plain(str(flags.output / 'changed'))}\n")
     if found.numbers[0].beyond_noise:
-        print(
-            "This is about these two detectors: the same training with another seed may differ as much (docs/compare.md)."
-        )
+        print("This is about these two detectors: trained with another seed, one may differ as much (docs/compare.md).")
     print(sentence(found))
 
 

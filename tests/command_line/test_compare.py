@@ -50,7 +50,7 @@ def test_result_files_are_compared_and_the_images_that_changed_drawn_side_by_sid
     output = results / "out"
     out = compared(capsys, results / "half.json", results / "all.json", "--data_root", sample, "--output", output)
     assert out.splitlines()[-1].startswith("B is better by 0.")
-    assert out.splitlines()[-2].startswith("This is about these two detectors: the same training with another seed")
+    assert out.splitlines()[-2].startswith("This is about these two detectors: trained with another seed")
     whole = json.loads((output / "comparison.json").read_text())
     assert whole["sentence"] == out.splitlines()[-1] and whole["images"] == 10
     mean = whole["numbers"][0]
