@@ -53,25 +53,76 @@ class MultiBoxLoss(nn.Module):
 
         Returns (localisation, confidence), two scalars: float32, float64 of a float64 network.
         """
-        # Sums over thousands of boxes need float32, under autocast too.
-        offsets, logits = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (offsets, logits))
+        if logits.device.type == "cpu":
+            return self.of_rows(offsets, logits, matched_boxes, matched_labels)
+        return self.in_fixed_shapes(offsets, logits, matched_boxes, matched_labels)
+
+    def in_fixed_shapes(
+        self, offsets: Tensor, logits: Tensor, matched_boxes: Tensor, matched_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` for accelerators: no shape depends on the data."""
+        offsets, logits = _summable(offsets), _summable(logits)
         positive = matched_labels > 0  # [B, A]
         num_positive = positive.sum(dim=1)  # [B]
-
-        distance = F.smooth_l1_loss(offsets, encode_offsets(matched_boxes, self.default_boxes), reduction="none").sum(
-            -1
-        )
+        target = encode_offsets(matched_boxes, self.default_boxes)
+        distance = F.smooth_l1_loss(offsets, target, reduction="none").sum(-1)
         localisation = torch.where(positive, distance, 0.0).sum(dim=1)
 
-        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
-        cross_entropy = F.cross_entropy(logits.flatten(0, 1), matched_labels.flatten(), weights, reduction="none")
-        cross_entropy = cross_entropy.view_as(matched_labels)
+        cross_entropy = self._cross_entropy(logits, matched_labels)
         # Sorting the losses themselves, instead of ranking boxes, needs one sort and selects the same sum.
         hardest = torch.where(positive, 0.0, cross_entropy).sort(dim=1, descending=True).values
         rank = torch.arange(hardest.shape[1], device=hardest.device)
-        negatives = self.negatives_per_positive * num_positive + self.background_negatives * (num_positive == 0)
-        mined = rank < negatives.unsqueeze(1)
+        mined = rank < self._negatives(num_positive).unsqueeze(1)
         confidence = (cross_entropy * positive).sum(dim=1) + (hardest * mined).sum(dim=1)
 
         divisor = num_positive.clamp(min=1)
         return (localisation / divisor).mean(), (confidence / divisor).mean()
+
+    def of_rows(
+        self, offsets: Tensor, logits: Tensor, matched_boxes: Tensor, matched_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` for the CPU: the same but for the order of sums, with a graph for the default boxes alone that
+        count, a few in a hundred."""
+        positive = matched_labels > 0  # [B, A]
+        num_positive = positive.sum(dim=1)  # [B]
+        with torch.no_grad():
+            losses = self._cross_entropy(_summable(logits), matched_labels).masked_fill_(positive, 0)
+            negatives = self._negatives(num_positive).clamp(max=losses.shape[1])
+            hardest = losses.topk(int(negatives.max()), dim=1).indices  # [B, K], descending
+            mined = torch.zeros_like(positive).scatter_(1, hardest, _first(negatives, hardest.shape[1]))
+        counted = num_positive.clamp(min=1) * len(matched_labels)
+        share = counted.to(losses.dtype).reciprocal()  # [B], of an image's sum in the mean
+
+        image, box = positive.nonzero(as_tuple=True)
+        target = encode_offsets(matched_boxes[image, box], self.default_boxes[box])
+        distance = F.smooth_l1_loss(_rows(offsets, image, box), target, reduction="none").sum(-1)
+        localisation = (distance * share[image]).sum()
+
+        image, box = (positive | mined).nonzero(as_tuple=True)
+        cross_entropy = self._cross_entropy(_rows(logits, image, box), matched_labels[image, box])
+        return localisation, (cross_entropy * share[image]).sum()
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """[..., C + 1] and [...] -> [...]."""
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weights, reduction="none")
+        return losses.view_as(labels)
+
+    def _negatives(self, num_positive: Tensor) -> Tensor:
+        """int64 [B], how many negatives of each image count."""
+        return self.negatives_per_positive * num_positive + self.background_negatives * (num_positive == 0)
+
+
+def _summable(values: Tensor) -> Tensor:
+    """Sums over thousands of boxes need float32, under autocast too."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _rows(values: Tensor, image: Tensor, box: Tensor) -> Tensor:
+    """[B, A, n] -> [rows, n]."""
+    return _summable(values.flatten(0, 1).index_select(0, image * values.shape[1] + box))
+
+
+def _first(counts: Tensor, width: int) -> Tensor:
+    """[B] -> bool [B, width], the first of each row."""
+    return torch.arange(width) < counts.unsqueeze(1)

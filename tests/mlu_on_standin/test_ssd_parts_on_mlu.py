@@ -67,8 +67,10 @@ def test_loss_and_its_gradient(batch, output):
     targets = match(batch["boxes"][:2], batch["labels"][:2], DEFAULT_BOXES)
     theirs = run(MultiBoxLoss(), *output, *targets)
     results, transfers = on_mlu(run, MultiBoxLoss().to("mlu"), *output, *targets)
-    for ours, their in zip(results, theirs, strict=True):
-        assert torch.equal(ours.detach(), their.detach())
+    for ours, their in zip(results[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(ours, their, rtol=1e-6, atol=0)  # the CPU's sums run in another order
+    for ours, their in zip(results[2:], theirs[2:], strict=True):
+        assert torch.equal(ours, their)
     assert transfers == []
 
 

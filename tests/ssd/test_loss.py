@@ -96,6 +96,36 @@ def test_class_weights_scale_the_cross_entropy_of_positives_and_leave_the_mining
     assert localisation == plain[0]
 
 
+@pytest.mark.parametrize("background_negatives", [0, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_form_for_the_cpu_gives_the_loss_and_gradients_of_that_for_accelerators(
+    background_negatives, weighted, dtype
+):
+    offsets, logits, boxes, labels = random_case(batch=4, classes=6)
+    labels[1] = 0
+    loss = MultiBoxLoss(background_negatives=background_negatives)
+    loss.class_weights = torch.tensor([1.0, 1, 2, 1, 0.5, 1, 3]) if weighted else None
+    found = []
+    for form in (loss.of_rows, loss.in_fixed_shapes):
+        inputs = [values.to(dtype).clone().requires_grad_() for values in (offsets, logits)]
+        parts = form(*inputs, boxes, labels)
+        assert [part.dtype for part in parts] == [torch.promote_types(dtype, torch.float32)] * 2
+        sum(parts).backward()
+        found.append([*parts, *(values.grad for values in inputs)])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_without_any_positive_has_a_loss_of_zero_that_can_be_trained_on():
+    offsets, logits, boxes, labels = random_case()
+    logits.requires_grad_()
+    for form in (MultiBoxLoss().of_rows, MultiBoxLoss().in_fixed_shapes):
+        total = sum(form(offsets, logits, boxes, torch.zeros_like(labels)))
+        total.backward()
+        assert total == 0 and logits.grad.abs().sum() == 0
+
+
 def test_half_precision_outputs_are_summed_in_float32():
     offsets, logits, boxes, labels = random_case()
     low = MultiBoxLoss()(offsets.bfloat16(), logits.bfloat16(), boxes, labels)
