@@ -8,6 +8,7 @@ Diagnostics (confusion matrix, TIDE, calibration) come from `evaluate`: after `s
 empty, without an error.
 """
 
+import os
 from typing import Any
 
 import hotcoco
@@ -16,6 +17,7 @@ import numpy as np
 from coco.annotations import CocoAnnotations
 from evaluation.detections import Detections
 
+_threads_of: int | None = None  # the process in which the evaluator made its threads
 FIRST_ID = 1  # of an annotation: COCOeval takes a match with id 0 for none
 
 
@@ -59,12 +61,29 @@ def result_rows(annotations: CocoAnnotations, detections: Detections) -> np.ndar
 
 def evaluate(annotations: CocoAnnotations, detections: Detections, crowds: bool = True) -> hotcoco.COCOeval:
     """COCOeval of the images of `detections`, matched and accumulated; `summary_lines()` gives it `stats`."""
+    check_threads()
     images = np.searchsorted(annotations.image_ids, detections.image_ids)
     truth = truth_set(annotations, images, crowds)
     evaluator = hotcoco.COCOeval(truth, truth.load_res(result_rows(annotations, detections)), "bbox")
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator
+
+
+def check_threads() -> None:
+    """Before matching or accumulating: without its threads, as after a fork, the evaluator would wait for them forever.
+
+    Raises:
+        RuntimeError: this process was forked from one that had evaluated.
+    """
+    global _threads_of
+    if _threads_of not in (None, os.getpid()):
+        raise RuntimeError(
+            "this process was forked from one that had evaluated already, and the evaluator's threads are not here. "
+            "Start processes in another way (strategy ddp or ddp_spawn in place of ddp_fork and ddp_notebook), do not "
+            'evaluate before, or use CocoMeanAveragePrecision(annotations, backend="pycocotools")'
+        )
+    _threads_of = os.getpid()
 
 
 def stream(annotations: CocoAnnotations) -> hotcoco.StreamingEval:

@@ -116,6 +116,7 @@ class CocoMeanAveragePrecision(Metric):
         _check(shards, self.annotations)
         detections = Detections.joined([detections for detections, _ in shards])
         if self.backend == "hotcoco":
+            coco_sets.check_threads()
             evaluator = hotcoco.StreamingEval.merge(matches for _, matches in shards).finalize()  # of a copy
             evaluator.accumulate()
             evaluator.summary_lines()  # which makes `stats`, and prints nothing

@@ -1,9 +1,13 @@
+import multiprocessing
+import os
+
 import numpy as np
 import pytest
 
 from coco.annotations import CocoAnnotations
 from evaluation import coco_sets
 from evaluation.detections import Detections
+from evaluation.metric import CocoMeanAveragePrecision
 from tests.evaluation.test_metric import pycocotools_numbers, random_set
 
 
@@ -58,3 +62,26 @@ def test_parts_join_to_one_order_whatever_they_were(tmp_path):
     for column, expected in zip(joined, whole, strict=True):
         assert column.tolist() == expected.tolist()
     assert len(Detections.joined([]).xywh) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_forked_after_an_evaluation_is_told_so_and_does_not_wait_forever(tmp_path):
+    path, results = random_set(tmp_path)
+    annotations = CocoAnnotations.load(path)
+    detections = as_detections(annotations, results, np.arange(len(annotations)))
+    coco_sets.evaluate(annotations, detections)
+    metric = CocoMeanAveragePrecision(annotations)
+    tries = (lambda: coco_sets.evaluate(annotations, detections), metric.compute)
+    process = multiprocessing.get_context("fork").Process(target=_all_raise, args=(tries,))
+    process.start()
+    process.join(30)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+
+
+def _all_raise(tries):
+    for each in tries:
+        with pytest.raises(RuntimeError, match="forked from one that had evaluated already"):
+            each()
