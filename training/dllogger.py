@@ -87,7 +87,9 @@ class DLLogger(ContinuedLogger):
         if "train/epoch_seconds" in metrics:
             self._seconds += metrics["train/epoch_seconds"]
             self.log((epoch,), {"time": metrics["train/epoch_seconds"]})
+        # The recipe has no loss of the validation: its `loss` is that of a step.
         numbers = {key.removeprefix("val/"): value for key, value in metrics.items() if key.startswith("val/")}
+        numbers.pop("loss", None)
         if "mAP" in numbers:
             self._summary = {"mAP": numbers["mAP"]}
             self.log((epoch,), numbers)

@@ -157,7 +157,7 @@ def test_what_the_environment_says_of_lost_ranks_stays():
     """Cncl's own default, 0, lets them wait for ever."""
     left = with_a_lost_rank(TORCH_CNCL_ASYNC_ERROR_HANDLING=0)
     with pytest.raises(subprocess.TimeoutExpired):
-        left.wait(timeout=10)
+        left.wait(timeout=5)
     left.kill()
     assert "Some CNCL operations have failed or timed out" in left.communicate()[0]
 

@@ -21,7 +21,7 @@ def written(path, **arguments):
     logger.log_hyperparams({"backbone": "resnet18"})
     logger.log_metrics({"train/loss_step": 7.5, "train/localisation": 2.0, "epoch": 3}, step=19)
     logger.log_metrics({"lr-SGD/pg1": 0.1}, step=19)
-    logger.log_metrics({"val/mAP": 0.25, "val/AR_1": 0.5, "mAP": 0.25, "epoch": 3}, step=39)
+    logger.log_metrics({"val/mAP": 0.25, "val/AR_1": 0.5, "val/loss": 7.0, "mAP": 0.25, "epoch": 3}, step=39)
     logger.log_metrics({"train/loss_epoch": 7.0, "train/epoch_seconds": 12.5, "epoch": 3}, step=39)
     logger.finalize("success")
     return records(path)
