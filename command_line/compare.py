@@ -55,7 +55,8 @@ def main(args: Sequence[str] | None = None) -> None:
             flags.output / "changed", annotations, (a, b), data.val_directory, flags.score_threshold
         )
         _write(flags, annotations, found, changed)
-        print(f"{len(changed)} images that changed most: {plain(str(flags.output / 'changed'))}\n")
+        where = f"images that changed most: {plain(str(flags.output / 'changed'))}" if changed else "images changed"
+        print(f"{len(changed)} {where}\n")
     if found.numbers[0].beyond_noise:
         print("This is about these two detectors: trained with another seed, one may differ as much (docs/compare.md).")
     print(sentence(found))
