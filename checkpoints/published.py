@@ -105,9 +105,9 @@ def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The content of a Lightning checkpoint of ours as that of a published `.pt` file, with all tensors on the CPU and
     our `category_ids`, and `operating_point` where there is one, beside it.
 
-    Of a checkpoint of a run in training everything that a run goes on with (where optimiser or schedule are not the
-    recipe's, without their state); of another, epoch and iteration 0 and the weights. The published format knows whole
-    epochs only: an epoch in progress begins anew there.
+    Of a checkpoint of a run in training everything that a run goes on with (where optimiser, schedule or the parts that
+    are trained are not the recipe's, without their state); of another, epoch and iteration 0 and the weights. The
+    published format knows whole epochs only: an epoch in progress begins anew there.
     """
     hparams = checkpoint["hyper_parameters"]
     weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("model.")}
@@ -123,11 +123,8 @@ def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for value in checkpoint.values():  # under the name of the precision plug-in
         if _is_scaler(value):
             published["amp"] = value
-    recipes = (hparams.get("optimizer", "sgd"), hparams.get("schedule", "milestones")) == ("sgd", "milestones")
-    if checkpoint.get("optimizer_states") and recipes:
-        with torch.device("meta"):
-            groups = _parameter_names(SSD300(hparams["backbone"], hparams["num_classes"]))
-        published["optimizer"] = to_reference_optimizer(checkpoint["optimizer_states"][0], groups)
+    if optimizer := _recipes_optimizer(checkpoint):
+        published["optimizer"] = optimizer
         published["scheduler"] = _scheduler(hparams, published["optimizer"], published["epoch"])
     return published
 
@@ -180,6 +177,20 @@ def _parameter_names(model: SSD300) -> list[list[str]]:
     """The names of the parameters in our optimiser's groups."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [[names[id(parameter)] for parameter in group["params"]] for group in parameter_groups(model, 0.0)]
+
+
+def _recipes_optimizer(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """The optimiser's state in the recipe's form; None where there is none that the recipe could go on with: of another
+    optimiser or schedule, or of a run that trained a part of the network."""
+    hparams = checkpoint["hyper_parameters"]
+    recipes = (hparams.get("optimizer", "sgd"), hparams.get("schedule", "milestones")) == ("sgd", "milestones")
+    if not (checkpoint.get("optimizer_states") and recipes):
+        return None
+    with torch.device("meta"):
+        groups = _parameter_names(SSD300(hparams["backbone"], hparams["num_classes"]))
+    state = checkpoint["optimizer_states"][0]
+    whole = [len(group["params"]) for group in state["param_groups"]] == [len(names) for names in groups]
+    return to_reference_optimizer(state, groups) if whole else None
 
 
 def _scheduler(hparams: dict[str, Any], optimizer: dict[str, Any], epoch: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from coco.annotations import CocoAnnotations
 from coco.names import plain
 from evaluation.bootstrap import Resampled
 from evaluation.detections import Detections
-from evaluation.metric import NUMBERS
+from evaluation.numbers import NUMBERS
 
 CONFIDENCE = 0.95
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from evaluation.metric import NUMBERS
+from evaluation.numbers import NUMBERS
 
 # Logged at every validation; by a loss the least is best, by all others the greatest.
 BEST_BY = ("mAP", *(f"val/{name}" for name in NUMBERS), "val/loss")

@@ -295,6 +295,14 @@ def test_of_another_optimiser_or_schedule_the_published_file_has_the_weights_alo
     assert published["model"] and published["epoch"] == 2
 
 
+def test_of_a_run_that_trained_a_part_of_the_network_the_published_file_has_the_weights_alone(both):
+    ours = torch.load(both / "1.ckpt", weights_only=True)
+    decayed = ours["optimizer_states"][0]["param_groups"][0]
+    decayed["params"] = decayed["params"][:-5]  # as with --model.freeze
+    published = from_ours(ours)
+    assert not {"optimizer", "scheduler"} & published.keys() and published["model"]
+
+
 def test_names_without_a_dot_and_numbers_without_dimensions_are_no_heads():
     state = {"x": torch.tensor(1.0), "loc.0.bias": torch.tensor(2.0), "conf.²": torch.ones(2)}
     assert len(from_reference_state(state)) == 3
