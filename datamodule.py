@@ -20,10 +20,10 @@ from coco.cores import default_workers
 from coco.damaged import DamagedImages
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.decoding import decoder_name
-from coco.findings import Findings, findings, findings_of_both
-from coco.names import look_alikes, plain, shown, told_apart
-from coco.picture_files import files_alike, missing_pictures, pictures_digest
+from coco.names import plain
+from coco.picture_files import pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
+from coco.splits import SPLITS, DataError, Splits
 from coco.transforms import RECIPE, Augmentation
 from training.loader_watch import SteadyLoader, WatchedDataset
 from training.position import Position, geometry, position
@@ -46,10 +46,6 @@ AUGMENTATION_RANGES = {
     "saturation": Range(0, 1),
     "hue": Range(0, 0.5),
 }
-
-
-class DataError(ValueError):
-    """The data set is not there or not whole; the message says what was looked for and what to do."""
 
 
 class COCODataModule(pl.LightningDataModule):
@@ -109,8 +105,11 @@ class COCODataModule(pl.LightningDataModule):
         if val_limit is not None and val_limit not in RANGES["batch_size"]:
             raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
         self.data_root = Path(data_root)
-        self._directories = {"train": self.data_root / train_images, "val": self.data_root / val_images}
-        self._files = {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations}
+        self._splits = Splits(
+            self.data_root,
+            {"train": self.data_root / train_images, "val": self.data_root / val_images},
+            {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations},
+        )
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.val_limit = val_limit
@@ -123,19 +122,18 @@ class COCODataModule(pl.LightningDataModule):
         self.augmentation = augmentation
         self.train_backgrounds = train_backgrounds
         self._damaged = DamagedImages(damaged_limit)
-        self._found: dict[str, Findings] = {}
 
-    @cached_property
+    @property
     def train_annotations(self) -> CocoAnnotations:
-        return self._load("train")
+        return self._splits.annotations("train")
 
-    @cached_property
+    @property
     def val_annotations(self) -> CocoAnnotations:
-        return self._load("val")
+        return self._splits.annotations("val")
 
     @property
     def val_directory(self) -> Path:
-        return self._directories["val"]
+        return self._splits.directories["val"]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -150,39 +148,16 @@ class COCODataModule(pl.LightningDataModule):
         """Training images found damaged so far: {file name: what is wrong}."""
         return self._damaged.found
 
-    def check(self, stages: Sequence[str] = ("train", "val"), boxes: bool = True) -> None:
-        """Raises DataError or AnnotationError before any training if the splits are not whole and consistent, or could
-        not train or be evaluated as meant (`boxes`: whether they are needed at all). No picture is opened."""
-        missing = [
-            str(path)
-            for stage in stages
-            for path in (self._files[stage], self._directories[stage])
-            if not path.exists()
-        ]
-        if missing:
-            raise DataError(_how_to_get_data(self.data_root, missing))
-        for stage in stages:
-            self._check_images(getattr(self, f"{stage}_annotations"), self._directories[stage])
-            if boxes and (problems := self._findings(stage).problems):
-                raise DataError(problems[0])
-        if len(stages) == 2:
-            train, val = self.train_annotations, self.val_annotations
-            check_same_classes(train.class_names, train.category_ids, val, f"the classes of {train.path}")
-
-    def oddities(self, stages: Sequence[str] = ("train", "val")) -> list[str]:
-        """What is odd in the annotations but does not stop a run, a line each."""
-        notes = [note for stage in stages for note in self._findings(stage).notes]
-        if len(stages) == 2:
-            directories = [self._directories[stage] for stage in stages]
-            notes += findings_of_both(self.train_annotations, self.val_annotations, directories).notes
-        return notes
+    def check(self, stages: Sequence[str] = SPLITS, boxes: bool = True) -> None:
+        """As `Splits.check`, which says what it raises."""
+        self._splits.check(stages, boxes)
 
     def setup(self, stage: str) -> None:
         stages = fit_stages(getattr(self.trainer, "limit_val_batches", None)) if stage == "fit" else ("val",)
         needs_boxes = stage != TrainerFn.PREDICTING
         self.check(stages, needs_boxes)
         if needs_boxes and self._replicas()[1] == 0:
-            for line in self.oddities(stages):
+            for line in self._splits.oddities(stages):
                 print(f"warning: {plain(line, lines=True)}", file=sys.stderr)
 
     def train_dataloader(self) -> DataLoader:
@@ -194,14 +169,16 @@ class COCODataModule(pl.LightningDataModule):
             sampler = kind(self._train_indices, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
-        dataset = TrainingDataset(annotations, self._directories["train"], self.seed, self._decoder, self.augmentation)
+        dataset = TrainingDataset(
+            annotations, self._splits.directories["train"], self.seed, self._decoder, self.augmentation
+        )
         return self._loader(WatchedDataset(dataset, self.num_workers), sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
         length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
         sampler = EvaluationSampler(length, *self._replicas())
         fits = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING  # which logs the loss
-        dataset = EvaluationDataset(self.val_annotations, self._directories["val"], self._decoder, truths=fits)
+        dataset = EvaluationDataset(self.val_annotations, self._splits.directories["val"], self._decoder, truths=fits)
         return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
 
     test_dataloader = predict_dataloader = val_dataloader
@@ -299,61 +276,13 @@ class COCODataModule(pl.LightningDataModule):
 
     @cached_property
     def _train_pictures(self) -> str:
-        return pictures_digest(self.train_annotations, self._directories["train"])
+        return pictures_digest(self.train_annotations, self._splits.directories["train"])
 
     @cached_property
     def _val_pictures(self) -> str:
-        return pictures_digest(self.val_annotations, self._directories["val"])
-
-    def _load(self, stage: str) -> CocoAnnotations:
-        if not self._files[stage].is_file():
-            raise DataError(_how_to_get_data(self.data_root, [str(self._files[stage])]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on boxes dropped and clipped: `oddities` says it
-            return CocoAnnotations.load(self._files[stage])
-
-    def _findings(self, stage: str) -> Findings:
-        if stage not in self._found:
-            self._found[stage] = findings(getattr(self, f"{stage}_annotations"), stage)
-        return self._found[stage]
-
-    def _check_images(self, annotations: CocoAnnotations, directory: Path) -> None:
-        missing = missing_pictures(annotations, directory)
-        if missing:
-            raise DataError(
-                f"{directory}: {len(missing)} of the {len(annotations)} images in {annotations.path} are missing, "
-                f"first {', '.join(map(shown, missing[:3]))}. Check that the download is whole and the directory the "
-                f"right one.{told_apart(files_alike(missing, directory))}"
-            )
-
-
-def check_same_classes(
-    class_names: Sequence[str],
-    category_ids: Sequence[int],
-    annotations: CocoAnnotations,
-    whose: str = "the checkpoint's classes",
-) -> None:
-    """Raises DataError unless these classes are those of an annotation file, by category id and name."""
-    wanted = dict(zip(category_ids, class_names, strict=True))
-    found = dict(zip(annotations.category_ids, annotations.class_names, strict=True))
-    if wanted != found:
-        differing = sorted(set(wanted.items()) ^ set(found.items()))
-        raise DataError(
-            f"{whose} ({len(wanted)}) are not those of {annotations.path} ({len(found)}); "
-            f"not in both: {', '.join(f'{i} {shown(name)}' for i, name in differing[:5])}."
-            f"{told_apart(look_alikes(class_names, annotations.class_names))}"
-        )
+        return pictures_digest(self.val_annotations, self._splits.directories["val"])
 
 
 def fit_stages(limit_val_batches: Any) -> tuple[str, ...]:
     """The splits that a fit needs; `limit_val_batches` 0 is Lightning's way to train without validation."""
     return ("train",) if limit_val_batches == 0 else ("train", "val")
-
-
-def _how_to_get_data(data_root: Path, missing: Sequence[str]) -> str:
-    return f"""no data set at {data_root}: looked for {", ".join(missing)}.
-Either point --data_root at a data set in COCO 2017 layout, or try the built-in sample:
-    python -m coco.sample data/sample
-    python train.py --config configs/demo.yaml --data_root data/sample
-or get COCO 2017 (about 20 GB to download, 45 GB with the unpacked files):
-    bash scripts/download_dataset.sh data/coco"""

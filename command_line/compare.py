@@ -19,9 +19,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.annotations import CocoAnnotations
 from coco.names import cell, plain
+from coco.splits import DataError, check_same_classes
 from coco.whole_files import replacing, write_text
 from command_line.shared import with_home
-from datamodule import COCODataModule, DataError, check_same_classes
+from datamodule import COCODataModule
 from evaluation.changed_images import Changed, draw_changed_images
 from evaluation.comparison import Comparison, Difference, class_table, compare, number_table, sentence
 from evaluation.detections import Detections

@@ -14,9 +14,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from checkpoints.operating_point import OperatingPoint, save_operating_point
 from coco.annotations import CocoAnnotations
 from coco.names import plain
+from coco.splits import DataError, check_same_classes
 from coco.whole_files import write_text
 from command_line.evaluate_cli import EvaluateCLI, chosen_labels, has_detections, parse_results, rule_of
-from datamodule import COCODataModule, DataError, check_same_classes
+from datamodule import COCODataModule
 from evaluation.detections import Detections
 from evaluation.errors import match_detections
 from evaluation.numbers import Evaluation, evaluate_at_once

@@ -21,6 +21,7 @@ from checkpoints.files import CheckpointError
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from coco.names import plain
+from coco.splits import DataError
 from command_line.allowed_classes import AllowedClasses, ClassRefused, take_flag
 from command_line.config_text import ConfigTextError
 from command_line.configs import check_whole, with_config_paths
@@ -28,7 +29,7 @@ from command_line.errors import user_message
 from command_line.moved_names import moved
 from command_line.start import FIRST_RANK, PREEMPTED
 from command_line.trainer_flags import TypedTrainer
-from datamodule import COCODataModule, DataError
+from datamodule import COCODataModule
 from prediction.devices import fast_precision
 from training.last_checkpoint import Preempted
 from training.losses import NonFiniteLossError

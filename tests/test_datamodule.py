@@ -6,8 +6,9 @@ from torch.torch_version import TorchVersion
 
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
+from coco.splits import DataError, check_same_classes
 from coco.transforms import Augmentation
-from datamodule import COCODataModule, DataError, check_same_classes, fit_stages
+from datamodule import COCODataModule, fit_stages
 from tests.conftest import edit
 from training.resuming import Position
 

@@ -9,9 +9,9 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from checkpoints.files import CheckpointError
+from coco.splits import DataError
 from command_line.compare import main
 from command_line.evaluate import evaluate
-from datamodule import DataError
 
 QUICK = ("--resamples", "100", "--num_workers", "0", "--accelerator", "cpu")
 

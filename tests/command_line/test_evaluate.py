@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.annotations import AnnotationError
+from coco.splits import DataError
 from command_line.evaluate import evaluate
-from datamodule import DataError
 from ssd_module import load_module
 from tests.conftest import PROJECT
 

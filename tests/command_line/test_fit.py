@@ -17,10 +17,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from checkpoints.files import CheckpointError
+from coco.splits import DataError
 from command_line.evaluate import evaluate
 from command_line.fit import main, train
 from command_line.shared import run
-from datamodule import COCODataModule, DataError
+from datamodule import COCODataModule
 from evaluation.metric import NUMBERS
 from ssd_module import load_module
 from tests.conftest import PROJECT
