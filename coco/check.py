@@ -27,8 +27,7 @@ from coco.names import look_alikes, plain, told_apart
 from coco.picture_files import files_alike, missing_pictures, open_pictures
 from coco.whole_files import replacing, write_text
 from evaluation.drawing import draw_detections
-from ssd.default_boxes import ssd300_default_boxes
-from ssd.matching import best_iou
+from ssd.grid import best_iou
 
 BestIou = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[str, int, int], None]
@@ -238,8 +237,7 @@ def _show_progress(split: str, done: int, total: int) -> None:
 
 
 def _best_iou() -> BestIou:
-    default_boxes = ssd300_default_boxes()
-    return lambda boxes: best_iou(torch.from_numpy(boxes), default_boxes).numpy()
+    return lambda boxes: best_iou(torch.from_numpy(boxes)).numpy()
 
 
 def _write(report: Report, splits: Sequence[tuple[CocoAnnotations, Path]], args: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 Boxes are normalised to the image: xyxy is (left, top, right, bottom), cxcywh is (centre x, centre y, width, height).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,19 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """
     # One plane per coordinate, [..., N, 1] against [..., 1, M] without [..., N, M, 2] temporaries; those along M lie
     # contiguous, or nothing would vectorise.
-    a_left, a_top, a_right, a_bottom = (plane.unsqueeze(-1) for plane in a.unbind(-1))
-    b_left, b_top, b_right, b_bottom = (plane.unsqueeze(-2) for plane in b.movedim(-1, 0).contiguous())
+    return _iou([p.unsqueeze(-1) for p in a.unbind(-1)], [p.unsqueeze(-2) for p in b.movedim(-1, 0).contiguous()])
+
+
+@torch.no_grad()
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of pairs of xyxy boxes: [..., 4] and [..., 4] -> [...], to the bit as `box_iou`."""
+    return _iou(a.unbind(-1), b.unbind(-1))
+
+
+def _iou(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Of planes: left, top, right and bottom of boxes."""
+    a_left, a_top, a_right, a_bottom = a
+    b_left, b_top, b_right, b_bottom = b
     width = torch.minimum(a_right, b_right).sub_(torch.maximum(a_left, b_left)).clamp_(min=0)
     height = torch.minimum(a_bottom, b_bottom).sub_(torch.maximum(a_top, b_top)).clamp_(min=0)
     intersection = width.mul_(height)

@@ -5,8 +5,9 @@ import functools
 import torch
 from torch import Tensor
 
-from ssd.boxes import box_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
+from ssd.boxes import box_iou, cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
 from ssd.default_boxes import tie_rank
+from ssd.grid import candidates, grids
 
 
 def match(boxes: Tensor, labels: Tensor, default_boxes: Tensor, iou_threshold: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -24,16 +25,16 @@ def match(boxes: Tensor, labels: Tensor, default_boxes: Tensor, iou_threshold: f
         matched_boxes: float32 [B, A, 4] cxcywh; the default box itself where nothing matched.
         matched_labels: int64 [B, A]; 0 (background) where nothing matched.
     """
-    default_xyxy = cxcywh_to_xyxy(default_boxes)
-    if labels.device.type == "cpu":
-        return match_by_image(boxes, labels, default_xyxy, iou_threshold)
-    return match_in_fixed_shapes(boxes, labels, default_xyxy, iou_threshold)
+    if labels.device.type == "cpu" and torch.equal(default_boxes, grids().default_boxes):
+        return match_by_grid(boxes, labels, iou_threshold)
+    return match_in_fixed_shapes(boxes, labels, cxcywh_to_xyxy(default_boxes), iou_threshold)
 
 
 def match_in_fixed_shapes(
     boxes: Tensor, labels: Tensor, default_xyxy: Tensor, iou_threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """`match` for accelerators: no loop, nothing read on the host, no shape that depends on the data.
+    """`match` for accelerators and default boxes of any kind: nothing read on the host, no shape that depends on the
+    data.
 
     Arguments and result as there, but for default_xyxy: float32 [A, 4] xyxy, normalised, not clamped.
     """
@@ -62,27 +63,43 @@ def match_in_fixed_shapes(
     return torch.where(positive.unsqueeze(-1), gathered, unmatched), torch.where(positive, labels.gather(1, truth), 0)
 
 
-def match_by_image(boxes: Tensor, labels: Tensor, default_xyxy: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
-    """`match` for the CPU: an image's planes stay in the cache, its padding and the default boxes that match nothing
-    (nearly all) cost little.
+def match_by_grid(boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """`match` on the CPU for SSD300's own default boxes: of them only those are looked at that can be matched.
 
-    Arguments and result as there, but for default_xyxy: float32 [A, 4] xyxy, normalised, not clamped.
+    Arguments and result as there.
     """
-    matched_boxes = _unmatched(default_xyxy).repeat(len(labels), 1, 1)
-    matched_labels = labels.new_zeros((len(labels), len(default_xyxy)))
-    for image, is_truth in enumerate(labels > 0):
-        own_boxes, own_labels = boxes[image, is_truth], labels[image, is_truth]
-        if len(own_labels) == 0:
-            continue
-        iou = box_iou(own_boxes, default_xyxy)  # [G, A]
-        above = (iou.amax(dim=0) > iou_threshold).nonzero().squeeze(1)
-        best_truth = iou[:, above].argmax(dim=0)  # the first of equals
-        forced = dict(zip(_best_default(iou).tolist(), range(len(own_labels)), strict=True))  # the later one wins
-        own_boxes = xyxy_to_cxcywh(own_boxes)
-        for where, truth in ((above, best_truth), (list(forced), list(forced.values()))):
-            matched_boxes[image, where] = own_boxes[truth]
-            matched_labels[image, where] = own_labels[truth]
-    return matched_boxes, matched_labels
+    default_xyxy = grids().default_xyxy
+    num_boxes = len(default_xyxy)
+    image, place = (labels > 0).nonzero(as_tuple=True)
+    boxes, own_labels = boxes[image, place], labels[image, place]  # [N, 4], [N]
+    truth, box = candidates(boxes, iou_threshold)  # [E], truths ascending
+    iou = paired_iou(boxes[truth], default_xyxy[box])
+
+    # Each truth's best default box, of equals the one of lowest rank.
+    attained = iou == _of_group(iou, truth, len(boxes), "amax")[truth]
+    rank, by_rank = _tie_order(num_boxes, labels.device)
+    best_default = by_rank[_of_group(rank[box[attained]], truth[attained], len(boxes), "amin")]
+
+    # Who is written where, in this order: a later one replaces an earlier one. The first truth of equal IoU wins, and
+    # of forced ones the last.
+    above = (iou > iou_threshold).nonzero().squeeze(1).flip(0)
+    above = above[iou[above].argsort(stable=True)]
+    truths = torch.cat((truth[above], torch.arange(len(boxes))))
+    where = image[truths] * num_boxes + torch.cat((box[above], best_default))
+    order = torch.arange(len(where))
+    stays = order == _of_group(order, where, len(labels) * num_boxes, "amax")[where]
+    where, truths = where[stays], truths[stays]
+
+    matched_boxes = _unmatched(default_xyxy).repeat(len(labels), 1)
+    matched_labels = labels.new_zeros(len(matched_boxes))
+    matched_boxes[where] = xyxy_to_cxcywh(boxes)[truths]
+    matched_labels[where] = own_labels[truths]
+    return matched_boxes.view(-1, num_boxes, 4), matched_labels.view(-1, num_boxes)
+
+
+def _of_group(values: Tensor, group: Tensor, groups: int, reduce: str) -> Tensor:
+    """[E] values and the group of each -> [groups], the highest ("amax") or lowest ("amin") of each group."""
+    return values.new_empty(groups).scatter_reduce_(0, group, values, reduce, include_self=False)
 
 
 def _unmatched(default_xyxy: Tensor) -> Tensor:
@@ -115,36 +132,3 @@ def _tie_order(num_boxes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rank of every default box, and the default box of every rank: [A] each."""
     rank = tie_rank(num_boxes, device)
     return rank, rank.argsort()
-
-
-def best_iou(boxes: Tensor, default_boxes: Tensor) -> Tensor:
-    """The IoU of each box with the default box that fits it best: [N, 4] xyxy, [A, 4] cxcywh -> [N].
-
-    Default boxes of one shape stand on a grid, and of these the one whose centre is nearest, in x and in y, overlaps
-    most. So the [N, A] matrix is not needed, and the boxes of a whole data set (860,000 in COCO) take seconds.
-
-    Raises:
-        ValueError: the default boxes of a shape are no full grid.
-    """
-    best = boxes.new_zeros(len(boxes))
-    centre = xyxy_to_cxcywh(boxes)[:, :2]
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    for shape in default_boxes[:, 2:].unique(dim=0):
-        of_shape = default_boxes[(default_boxes[:, 2:] == shape).all(dim=1), :2]
-        columns, rows = of_shape[:, 0].unique(), of_shape[:, 1].unique()
-        if len(columns) * len(rows) != len(of_shape):
-            raise ValueError(f"the {len(of_shape)} default boxes of {shape.tolist()} are no grid of rows and columns")
-        nearest = torch.stack((_nearest(columns, centre[:, 0]), _nearest(rows, centre[:, 1])), dim=1)
-        corners = cxcywh_to_xyxy(torch.cat((nearest, shape.expand_as(nearest)), dim=1))
-        overlap = torch.minimum(boxes, corners)[:, 2:] - torch.maximum(boxes, corners)[:, :2]
-        intersection = overlap.clamp_(min=0).prod(dim=1)
-        union = (area + shape.prod() - intersection).clamp_(min=torch.finfo(boxes.dtype).tiny)
-        best = torch.maximum(best, intersection / union)
-    return best
-
-
-def _nearest(points: Tensor, values: Tensor) -> Tensor:
-    """Of the ascending points the one nearest to each value."""
-    right = torch.searchsorted(points, values.contiguous()).clamp_(max=len(points) - 1)
-    left = (right - 1).clamp_(min=0)
-    return torch.where(values - points[left] <= points[right] - values, points[left], points[right])

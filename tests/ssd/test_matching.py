@@ -3,7 +3,7 @@ import torch
 
 from ssd.boxes import box_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 from ssd.default_boxes import ssd300_default_boxes
-from ssd.matching import best_iou, match, match_in_fixed_shapes
+from ssd.matching import match, match_in_fixed_shapes
 
 DEFAULTS = torch.tensor(
     [[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.25, 0.75, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]
@@ -47,18 +47,59 @@ def test_a_batch_equals_a_plain_loop_over_its_images():
     assert matched_labels[3].sum() == 0
 
 
-def test_the_form_for_accelerators_gives_the_same_bits():
-    generator = torch.Generator().manual_seed(1)
+def drawn_batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes as data have them and as they should not: tiny, without area, larger than the image or beside it, default
+    boxes themselves, several of the same, on round coordinates (ties), with padding in between."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    images, count = 1 + seed % 8, 1 + seed % 11
+    kind = torch.randint(9, (images, count), generator=generator)
+    centre, size = drawn(images, count, 2), drawn(images, count, 2)
+    size *= torch.tensor([1, 0.3, 0.1, 0.02, 1e-3, 1e-5, 2, 0.3, 0])[kind].unsqueeze(-1)
+    size[..., 1] *= torch.where(drawn(images, count) < 0.1, 0.02, 1.0)
+    boxes = torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+    if seed % 3:
+        boxes = boxes.clamp(0, 1)
+    if seed % 5 == 0:
+        boxes = (boxes * 30).round() / 30
+    defaults = cxcywh_to_xyxy(ssd300_default_boxes())
+    own = defaults[torch.randint(len(defaults), (images, count), generator=generator)]
+    boxes = torch.where((kind == 7).unsqueeze(-1), own, boxes)
+    other = torch.randint(count, (images, count, 1), generator=generator).expand(-1, -1, 4)
+    boxes = torch.where(drawn(images, count, 1) < 0.15, boxes.gather(1, other), boxes)
+    labels = torch.randint(1, 81, (images, count), generator=generator)
+    return boxes, labels * (drawn(images, count) < 0.8)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.05, 0.0])
+def test_the_form_for_accelerators_gives_the_same_bits(threshold):
     default_boxes = ssd300_default_boxes()
-    boxes = random_boxes(4 * 8, generator).view(4, 8, 4).clamp(max=1)
-    boxes[0, 1] = boxes[0, 0]  # two of the same
-    boxes[1, 2] = torch.tensor([0.5, 0.5, 0.501, 0.501])  # inside several default boxes of one shape
-    labels = torch.randint(1, 81, (4, 8), generator=generator)
-    labels[2, ::2], labels[3] = 0, 0  # padding in between; no ground truth at all
-    for count in (8, 1, 0):
+    for seed in range(40):
+        boxes, labels = drawn_batch(seed)
+        on_cpu = match(boxes, labels, default_boxes, threshold)
+        fixed = match_in_fixed_shapes(boxes, labels, cxcywh_to_xyxy(default_boxes), threshold)
+        assert all(torch.equal(a, b) for a, b in zip(on_cpu, fixed, strict=True)), seed
+
+
+def test_images_without_ground_truths_are_all_background_on_any_device():
+    default_boxes = ssd300_default_boxes()
+    boxes, labels = torch.rand(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
+    for count in (3, 0):
         on_cpu = match(boxes[:, :count], labels[:, :count], default_boxes)
         fixed = match_in_fixed_shapes(boxes[:, :count], labels[:, :count], cxcywh_to_xyxy(default_boxes), 0.5)
         assert all(torch.equal(a, b) for a, b in zip(on_cpu, fixed, strict=True))
+        assert on_cpu[1].shape == (2, 8732) and on_cpu[1].sum() == 0
+
+
+def test_default_boxes_of_another_kind_are_matched_as_they_lie():
+    """As many as SSD300 has, one of them moved."""
+    moved = ssd300_default_boxes()
+    moved[5000] = torch.tensor([0.9, 0.1, 0.05, 0.03])
+    _, labels = match(cxcywh_to_xyxy(moved[5000]).view(1, 1, 4), torch.tensor([[7]]), moved)
+    assert labels[0, 5000] == 7
 
 
 def test_every_ground_truth_gets_a_default_box_however_small_their_iou():
@@ -95,24 +136,3 @@ def test_an_image_without_ground_truths_is_all_background():
 def random_boxes(count: int, generator: torch.Generator) -> torch.Tensor:
     low, high = torch.rand(2, count, 2, generator=generator).sort(dim=0).values
     return torch.cat((low, high + 0.05), dim=1)
-
-
-def test_the_best_iou_of_a_box_is_the_highest_with_any_default_box():
-    generator = torch.Generator().manual_seed(1)
-    defaults = ssd300_default_boxes()
-    small = torch.rand(300, 2, generator=generator) * 0.9
-    boxes = torch.cat(
-        (
-            random_boxes(300, generator).clamp(max=1),
-            torch.cat((small, small + 0.1 * torch.rand(300, 2, generator=generator)), dim=1),
-            torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.001, 1.0], [0.5, 0.5, 0.5, 0.5]]),
-        )
-    )
-    expected = box_iou(boxes, cxcywh_to_xyxy(defaults)).amax(dim=1)
-    torch.testing.assert_close(best_iou(boxes, defaults), expected, rtol=1e-5, atol=1e-6)
-    assert best_iou(boxes[:0], defaults).shape == (0,)
-
-
-def test_default_boxes_that_are_no_grid_are_refused():
-    with pytest.raises(ValueError, match="are no grid of rows and columns"):
-        best_iou(torch.zeros(1, 4), DEFAULTS[:3])
