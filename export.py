@@ -1,5 +1,6 @@
-"""Takes a trained model out of this project: to the published recipe's `.pt` format.
+"""Takes a trained model out of this project: to ONNX, proven beside PyTorch, or to the published recipe's `.pt` format.
 
+python export.py --ckpt_path runs/0001/checkpoints/best.ckpt --format onnx --output ssd300.onnx
 python export.py --ckpt_path runs/0001/checkpoints/best.ckpt --format published --output ssd300.pt
 """
 

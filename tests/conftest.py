@@ -81,6 +81,23 @@ def random_detector(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def thin_detector(tmp_path_factory):
+    """A checkpoint with the sample's classes whose random weights find boxes of every class, and with thresholds."""
+    from ssd_module import SSDModule
+
+    torch.manual_seed(0)
+    names, ids = ("disc", "square", "triangle", "cross"), (2, 3, 7, 40)
+    module = SSDModule("thin", 4, names, ids)
+    for head in module.model.logit_heads:
+        torch.nn.init.normal_(head.weight, std=0.02)
+    path = tmp_path_factory.mktemp("thin") / "thin.ckpt"
+    point = {"rule": "f1", "thresholds": [0.2, 0.3, 0.25, 0.4], "images": 10, "annotations": "abc"}
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "operating_point": point}
+    torch.save(content, path)
+    return path
+
+
 @pytest.fixture
 def data(sample, tmp_path):
     """A copy of the sample data set that a test may damage."""

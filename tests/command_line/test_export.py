@@ -1,0 +1,93 @@
+"""export.py: what it writes and says; a file that would not detect what PyTorch does never appears."""
+
+import hashlib
+import sys
+
+import pytest
+
+from checkpoints.files import CheckpointError
+from command_line import export
+from command_line.shared import UsageError
+from deployment import onnx as to_onnx
+from deployment.engine import open_exported
+
+
+def run(path, output, *more, format="onnx"):
+    export.main(["--ckpt_path", str(path), "--format", format, "--output", str(output), *more])
+
+
+@pytest.fixture
+def with_onnx():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="needs the extra [onnx]")
+
+
+@pytest.mark.extras
+def test_an_export_is_proven_on_the_data_sets_pictures(with_onnx, thin_detector, sample, tmp_path, capsys):
+    output = tmp_path / "new" / "model.onnx"
+    run(thin_detector, output, "--data_root", str(sample))
+    said = capsys.readouterr().out
+    assert "any number of pictures a call" in said and "the first 10 validation pictures: " in said
+    agreeing, _, detections = said.partition("pictures: ")[2].split()[:3]
+    assert agreeing == detections and int(agreeing) > 100
+    about = open_exported(output).about
+    assert about.checkpoint == hashlib.sha256(thin_detector.read_bytes()).hexdigest()
+    assert [path.name for path in output.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.extras
+def test_without_a_data_set_the_pictures_are_said_to_be_synthetic(with_onnx, thin_detector, tmp_path, capsys):
+    run(thin_detector, tmp_path / "model.onnx", "--raw", "--batch", "4")
+    said = capsys.readouterr().out
+    assert "4 picture(s) a call, raw offsets" in said and "synthetic pictures, since there is no --data_root" in said
+    assert open_exported(tmp_path / "model.onnx").about.batch == 4
+
+
+@pytest.mark.extras
+def test_an_export_that_detects_otherwise_never_appears(with_onnx, thin_detector, tmp_path, monkeypatch):
+    class Shifted(to_onnx.RawGraph):
+        def forward(self, images):
+            offsets, logits = super().forward(images)
+            return offsets + 0.01, logits
+
+    whole = to_onnx.to_model
+
+    def faulty(raw, *args):
+        raw.__class__ = Shifted
+        try:
+            return whole(raw, *args)
+        finally:
+            raw.__class__ = to_onnx.RawGraph
+
+    monkeypatch.setattr(to_onnx, "to_model", faulty)
+    output = tmp_path / "model.onnx"
+    output.write_text("of before")
+    with pytest.raises(CheckpointError, match=r"model\.onnx: does not detect what PyTorch does.*First, picture 0"):
+        run(thin_detector, output, "--raw")
+    assert output.read_text() == "of before" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--batch", "0"], "--batch 0: expected a number from 1 on, or dynamic"),
+        (["--raw", "--batch", "dynamic"], "--raw --batch dynamic: raw outputs are for engines of fixed shapes"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(thin_detector, tmp_path, args, message):
+    with pytest.raises(UsageError, match=message):
+        run(thin_detector, tmp_path / "model.onnx", *args)
+
+
+def test_a_name_and_a_flag_of_another_format_are_refused(thin_detector, tmp_path):
+    with pytest.raises(UsageError, match=r"--output .*model\.pt: --format onnx is written to \.onnx"):
+        run(thin_detector, tmp_path / "model.pt")
+    with pytest.raises(UsageError, match="--raw: not with --format published"):
+        run(thin_detector, tmp_path / "model.pt", "--raw", format="published")
+
+
+def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(thin_detector, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r"onnx is not installed; pip install onnx onnxscript onnxruntime"):
+        run(thin_detector, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
