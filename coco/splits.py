@@ -6,6 +6,7 @@ from pathlib import Path
 
 from coco.annotations import CocoAnnotations
 from coco.findings import Findings, findings, findings_of_both
+from coco.foreign.formats import READERS, format_of
 from coco.names import look_alikes, shown, told_apart
 from coco.picture_files import files_alike, missing_pictures
 
@@ -97,6 +98,13 @@ def check_same_classes(
 
 
 def _how_to_get_data(data_root: Path, missing: Sequence[str]) -> str:
+    kind = format_of(data_root) if data_root.exists() else None
+    if kind in READERS:
+        made = data_root.parent / f"{data_root.stem if data_root.is_file() else data_root.name}_coco"
+        return (
+            f"{data_root}: a data set of the kind {kind}; --data_root takes COCO's. This makes one of it:\n"
+            f"    python -m coco.convert {data_root} {made}"
+        )
     return f"""no data set at {data_root}: looked for {", ".join(missing)}.
 Either point --data_root at a data set in COCO 2017 layout, or try the built-in sample:
     python -m coco.sample data/sample

@@ -21,10 +21,12 @@ COMMANDS = {
     "export": ("command_line.export", "write a checkpoint in another format"),
     "published": ("command_line.published", "the published recipe's main.py, with its flags"),
     "check": ("coco.check", "look through a data set before training"),
+    "convert": ("coco.convert", "make a COCO-format data set of YOLO, VOC, CVAT, Open Images or a table"),
     "sample": ("coco.sample", "write the built-in sample data set"),
     "devices": ("accelerators", "what Lightning will use on this machine"),
 }
-SCRIPTS = ("coco.check", "coco.sample", "accelerators")  # run as `python -m` runs them: nothing imports them
+# Run as `python -m` runs them: nothing imports them.
+SCRIPTS = ("coco.check", "coco.convert", "coco.sample", "accelerators")
 
 
 def main() -> None:

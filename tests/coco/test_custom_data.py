@@ -1,23 +1,17 @@
-"""docs/custom_data.md: its converter makes what training reads."""
+"""A table of boxes as docs/custom_data.md has it becomes what training reads."""
 
 import csv
-import re
-import subprocess
-import sys
 
 import numpy as np
 from PIL import Image
 
-from coco import check
+from coco import check, convert
 from coco.annotations import CocoAnnotations
-from tests.conftest import PROJECT
 
 COLUMNS = ("split", "picture", "class", "left", "top", "right", "bottom")
 
 
-def test_the_converter_of_the_page_turns_a_table_of_boxes_into_a_data_set_fit_for_training(tmp_path):
-    (program,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "custom_data.md").read_text(), re.DOTALL)
-    (tmp_path / "to_coco.py").write_text(program)
+def test_a_table_of_boxes_becomes_a_data_set_fit_for_training(tmp_path):
     for split in ("train2017", "val2017"):
         (tmp_path / split / "kitchen").mkdir(parents=True)
         for number in range(2):
@@ -32,7 +26,8 @@ def test_the_converter_of_the_page_turns_a_table_of_boxes_into_a_data_set_fit_fo
     ]
     with open(tmp_path / "boxes.csv", "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    subprocess.run([sys.executable, "to_coco.py", "."], cwd=tmp_path, check=True, timeout=60)
+    convert.main([str(tmp_path), str(tmp_path / "made")])
+    tmp_path = tmp_path / "made"
 
     train = CocoAnnotations.load(tmp_path / "annotations" / "instances_train2017.json")
     assert train.class_names == ("kettle", "pan") and train.trainable.tolist() == [0]
