@@ -22,6 +22,7 @@ __all__ = [
     "SingleMLUStrategy",
     "resolve_trainer_flags",
 ]
+__version__ = "0.1.0"  # of this folder, which other projects copy
 
 if MLUAccelerator.name() not in AcceleratorRegistry:
     MLUAccelerator.register_accelerators(AcceleratorRegistry)

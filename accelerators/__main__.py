@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from . import backend
+from . import __version__, backend
 from .flags import resolve_trainer_flags
 from .process_group import ERROR_HANDLING, TEAR_DOWN
 
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"{name + ':':<22} {value}")
     reason = backend.unavailable_reason()
     if reason is None:
-        print("\nNext: python train.py --accelerator mlu --devices 1")
+        print('\nNext: Trainer(**accelerators.resolve_trainer_flags(accelerator="mlu", devices=1)), as in README.md')
     else:
         print(f"\nNo MLU can be used here.\n{reason}")
 
@@ -48,6 +48,7 @@ def main() -> None:
 def facts() -> dict[str, str]:
     """What is here, as printed; a fact that cannot be asked for says so instead of stopping the others."""
     found = {
+        "accelerators": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pytorch_lightning": pl.__version__,

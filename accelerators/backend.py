@@ -42,8 +42,8 @@ def load() -> ModuleType:
     if not is_installed():
         raise ModuleNotFoundError(
             "MLU was asked for, but torch_mlu (Cambricon's PyTorch backend) is not installed in this Python.\n"
-            "It is not on the public package index. Start one of Cambricon's PyTorch containers, or install the "
-            f"torch_mlu wheel that Cambricon pairs with your torch (here {torch.__version__}): see docs/mlu.md.\n"
+            "It is not on the public package index. Start one of Cambricon's PyTorch containers, or install "
+            f"the torch_mlu wheel for your torch (here {torch.__version__}): see accelerators/README.md.\n"
             f"{ELSEWHERE}",
             name="torch_mlu",
         )

@@ -56,7 +56,7 @@ def test_asking_for_an_mlu_says_what_is_missing_how_to_get_it_and_how_to_run_els
         ask()
     text = str(error.value)
     assert "torch_mlu (Cambricon's PyTorch backend) is not installed" in text
-    assert "container" in text and "wheel" in text and "docs/mlu.md" in text
+    assert "container" in text and "wheel" in text and "accelerators/README.md" in text
     assert "--accelerator cpu" in text and "--accelerator cuda" in text
 
 
