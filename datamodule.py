@@ -39,6 +39,7 @@ RANGES = {
     "damaged_limit": Range(0, 1),
 }
 AUGMENTATION_RANGES = {
+    "zoom_out": Range(1, 10),
     "crop_side": Range(0, 1, above=True),
     "flip": Range(0, 1),
     "brightness": Range(0, 1),
@@ -46,6 +47,8 @@ AUGMENTATION_RANGES = {
     "saturation": Range(0, 1),
     "hue": Range(0, 0.5),
 }
+# What runs of earlier versions trained with, which their checkpoints do not say.
+NOT_IN_OLDER_RUNS = {"train_backgrounds": False, "augmentation.zoom_out": 1.0}
 
 
 class COCODataModule(pl.LightningDataModule):
@@ -204,9 +207,8 @@ class COCODataModule(pl.LightningDataModule):
         self._damaged.found = dict(state["damaged_images"])
         # Lightning cannot know that the loader does begin at the right sample.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        check_samples(
-            {"train_backgrounds": False, **state["samples_from"]}, self.samples_from(), self.allow_other_samples
-        )
+        saved = {**NOT_IN_OLDER_RUNS, **state["samples_from"]}
+        check_samples(saved, self.samples_from(), self.allow_other_samples)
 
     def samples_from(self) -> dict[str, Any]:
         """What the training samples depend on beside (epoch, index); of the pictures a sample is read, once."""

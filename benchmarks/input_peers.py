@@ -53,7 +53,7 @@ def torchvision_pipeline(annotations: CocoAnnotations, data: Path) -> Pass:
         encoded = torchvision.io.read_file(str(path))
         pixels = torchvision.io.decode_jpeg(encoded, torchvision.io.ImageReadMode.RGB).permute(1, 2, 0).numpy()
         left, top, right, bottom = drawn.crop
-        return resize(pixels[top:bottom, left:right], 300, drawn.flip)
+        return resize(pixels[top:bottom, left:right], (300, 300), drawn.flip)
 
     return lambda: np.stack([one(index) for index in annotations.trainable.tolist()])
 

@@ -62,7 +62,7 @@ class TrainingDataset(torch.utils.data.Dataset):
         sample = draw_sample(rng, *size, boxes, labels, self.augmentation)
         path = self.directory / self.annotations.file_name(index)
         return {
-            "image": decode_crop(path, INPUT_SIZE, size, sample.crop, sample.flip, self.decoder),
+            "image": decode_crop(path, INPUT_SIZE, size, sample.crop, sample.flip, self.decoder, sample.place),
             "boxes": sample.boxes,
             "labels": sample.labels,
             "colour": sample.colour,

@@ -27,6 +27,7 @@ except ImportError:
     simplejpeg = None
 
 INPUT_SIZE = 300  # px, the side of the network's square input; every picture is resized to it
+GREY = (124, 116, 104)  # around a picture that was zoomed out: ImageNet's mean, near 0 when normalised
 # Formats of Pillow's that are decoded; not all, since for some (EPS) it would start another program on the file.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 JPEGS = ("JPEG", "MPO")  # as Pillow names them; an MPO is a JPEG with others behind it
@@ -88,6 +89,7 @@ def decode_crop(
     crop: tuple[int, int, int, int] | None = None,
     flip: bool = False,
     decoder: str = "auto",
+    place: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
     """A part of a picture, or all of it, resized with antialiasing: uint8 [size, size, 3], RGB.
 
@@ -98,6 +100,7 @@ def decode_crop(
         annotated_size: (width, height) that the file must have, since boxes were drawn for it.
         crop: (left, top, right, bottom) in pixels.
         flip: mirrored, left to right.
+        place: (left, top, right, bottom) of the result, where the crop goes, with grey around it; all by default.
 
     Raises:
         ImageError: missing or unreadable; DamagedImageError: see there.
@@ -114,18 +117,24 @@ def decode_crop(
             pixels = np.array(to_rgb(picture))
         left, top, right, bottom = crop or (0, 0, *stored)
         # Cropped first: resizing a part of the whole would blend in pixels from outside the crop.
-        return resize(pixels[top:bottom, left:right], size, flip, decoder)
+        pixels = pixels[top:bottom, left:right]
+        if place is None or place == (0, 0, size, size):
+            return resize(pixels, (size, size), flip, decoder)
+        left, top, right, bottom = place
+        canvas = np.full((size, size, 3), GREY, np.uint8)
+        canvas[top:bottom, left:right] = resize(pixels, (right - left, bottom - top), flip, decoder)
+        return canvas
 
 
-def resize(pixels: np.ndarray, size: int, flip: bool = False, decoder: str = "auto") -> np.ndarray:
-    """Bilinear with antialiasing, uint8 [H, W, 3] -> [size, size, 3]: by Pillow, or its filter vectorised."""
+def resize(pixels: np.ndarray, size: tuple[int, int], flip: bool = False, decoder: str = "auto") -> np.ndarray:
+    """Bilinear with antialiasing, uint8 [H, W, 3] -> `size` (width, height): by Pillow, or its filter vectorised."""
     if not _is_fast(decoder):
-        small = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+        small = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
         return np.asarray(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small)
     # Contiguous, and a batch of one in channels-last: only so does torch take its fast path for uint8. Writable, or
     # torch warns.
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])[None]).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    resized = torch.nn.functional.interpolate(image, size[::-1], mode="bilinear", antialias=True)
     if flip:
         resized = resized.flip(3)
     return resized[0].permute(1, 2, 0).numpy()

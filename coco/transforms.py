@@ -1,4 +1,5 @@
-"""Host transforms, drawn from counter-based random numbers: SSD crop, horizontal flip, colour-jitter factors.
+"""Host transforms, drawn from counter-based random numbers: SSD's zoom out and crop, horizontal flip, colour-jitter
+factors.
 
 Every draw comes from (seed, epoch, sample index) alone, so any number of workers, processes or restarts gives the same
 pictures. Pixels are touched elsewhere: crop, resize, flip by dataset.py in a worker, colour by augment.py on the
@@ -9,9 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coco.annotations import MIN_SIDE
+from coco.decoding import INPUT_SIZE
+
 # The published recipe's crop: leave the picture whole, or demand this IoU of the crop with every box (None: no demand).
 MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
 MAX_ASPECT = 2.0  # width / height of the crop, in units of the picture's
+
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in whole pixels
 
 
 @dataclass(frozen=True)
@@ -20,12 +27,15 @@ class Augmentation:
     `crop_side` 1 the crop.
 
     Args:
-        crop_side: the least width and height of SSD's random crop, in units of the picture's; up to 1.
+        zoom_out: the greatest width and height of the canvas, in units of the picture's, on which one picture in two is
+            put, so that its objects are smaller; SSD's is 4, and 1, as in the published recipe, turns it off.
+        crop_side: the least width and height of SSD's random crop, in units of the picture's (the canvas's); up to 1.
         flip: the probability of mirroring, left to right.
         brightness, contrast, saturation: factors are uniform in 1 +- these.
         hue: turns, uniform in +- this.
     """
 
+    zoom_out: float = 1.0
     crop_side: float = 0.3
     flip: float = 0.5
     brightness: float = 0.125
@@ -39,11 +49,12 @@ RECIPE = Augmentation()
 
 @dataclass(frozen=True)
 class Sample:
-    """What to do with one training picture. crop: (left, top, right, bottom) in whole pixels."""
+    """What to do with one training picture."""
 
-    crop: tuple[int, int, int, int]
+    crop: Box  # of the picture's pixels
+    place: Box  # of the network's pixels, where the crop goes; what is around it is grey
     flip: bool
-    boxes: np.ndarray  # float32 [G, 4] xyxy, normalised to the crop (and flipped)
+    boxes: np.ndarray  # float32 [G, 4] xyxy, normalised to the network's picture (and flipped)
     labels: np.ndarray  # int64 [G]
     colour: np.ndarray  # float32 [3, 6], see `colour_matrices`
 
@@ -62,11 +73,49 @@ def draw_sample(
     augmentation: Augmentation = RECIPE,
 ) -> Sample:
     """Draws the augmentation of a picture of width x height pixels with normalised xyxy boxes [G, 4]."""
-    crop, boxes, labels = draw_crop(rng, width, height, boxes, labels, augmentation.crop_side)
+    place: Box = (0, 0, INPUT_SIZE, INPUT_SIZE)
+    if augmentation.zoom_out > 1 and rng.random() < 0.5:
+        crop, place, boxes, labels = _draw_zoomed(rng, width, height, boxes, labels, augmentation)
+    else:
+        crop, boxes, labels = draw_crop(rng, width, height, boxes, labels, augmentation.crop_side)
     flip = bool(rng.random() < augmentation.flip)
     if flip:
         boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([1, 0, 1, 0], np.float32)
-    return Sample(crop, flip, boxes, labels, colour_matrices(rng, augmentation))
+        place = (INPUT_SIZE - place[2], place[1], INPUT_SIZE - place[0], place[3])
+    return Sample(crop, place, flip, boxes, labels, colour_matrices(rng, augmentation))
+
+
+def _draw_zoomed(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    augmentation: Augmentation,
+) -> tuple[Box, Box, np.ndarray, np.ndarray]:
+    """SSD's expansion (SSD paper, section 3.6), then its crop: the picture somewhere on a canvas of its shape, and a
+    part of that. Returns crop, place, boxes and labels as of a `Sample`."""
+    side = rng.uniform(1, augmentation.zoom_out)
+    size = np.array([width, height])
+    canvas = (side * size).astype(int)
+    corner = (rng.random(2) * (canvas - size + 1)).astype(int)  # of the picture on it
+    boxes = ((boxes * np.tile(size, 2) + np.tile(corner, 2)) / np.tile(canvas, 2)).astype(np.float32)
+    while True:
+        part, kept, kept_labels = draw_crop(rng, int(canvas[0]), int(canvas[1]), boxes, labels, augmentation.crop_side)
+        low, high = np.array(part[:2]), np.array(part[2:])
+        first, last = np.maximum(low, corner), np.minimum(high, corner + size)
+        if (first < last).all():  # of a picture without boxes there may be nothing in it
+            break
+    exact = np.stack([first - low, last - low]) / (high - low)
+    # Whole pixels of the network's, so that picture and boxes are put at the very same place.
+    place = np.clip((exact * INPUT_SIZE).round(), [[0], [1]], [[INPUT_SIZE - 1], [INPUT_SIZE]]).astype(int)
+    place[1] = np.maximum(place[1], place[0] + 1)
+    scale = (place[1] - place[0]) / INPUT_SIZE / (exact[1] - exact[0])
+    kept = (kept - np.tile(exact[0], 2)) * np.tile(scale, 2) + np.tile(place[0] / INPUT_SIZE, 2)
+    kept = np.clip(kept, 0, 1).astype(np.float32)
+    sized = (kept[:, 2:] - kept[:, :2] >= MIN_SIDE).all(axis=1)
+    crop = np.concatenate((first - corner, last - corner)).tolist()
+    return tuple(crop), tuple(place.ravel().tolist()), kept[sized], kept_labels[sized]
 
 
 def draw_crop(
@@ -76,7 +125,7 @@ def draw_crop(
     boxes: np.ndarray,
     labels: np.ndarray,
     least_side: float = RECIPE.crop_side,
-) -> tuple[tuple[int, int, int, int], np.ndarray, np.ndarray]:
+) -> tuple[Box, np.ndarray, np.ndarray]:
     """SSD's random crop (SSD paper, section 2.2, "Data augmentation"; ranges of the published recipe).
 
     Draws again until a crop fits its demand and holds the centre of a box; "leave it whole" (one draw in seven) always

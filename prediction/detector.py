@@ -153,7 +153,7 @@ def open_picture(picture: Picture) -> Image.Image:
 
 def prepare(picture: Image.Image) -> dict[str, Any]:
     """The network's input of an RGB picture, as in evaluation: image uint8 [300, 300, 3], size (width, height)."""
-    return {"image": resize(np.asarray(picture), INPUT_SIZE), "size": picture.size}
+    return {"image": resize(np.asarray(picture), (INPUT_SIZE, INPUT_SIZE)), "size": picture.size}
 
 
 def labels_of(

@@ -8,8 +8,8 @@ from PIL import Image
 
 from coco.annotations import CocoAnnotations
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
-from coco.decoding import ImageError
-from coco.transforms import draw_sample, generator
+from coco.decoding import GREY, ImageError
+from coco.transforms import Augmentation, draw_sample, generator
 
 
 @pytest.fixture
@@ -48,6 +48,26 @@ def test_crop_resize_and_flip_are_pillows(training):
         if drawn.flip:
             plain = plain.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert np.array_equal(training[0, index]["image"], np.asarray(plain))
+
+
+def test_a_zoomed_out_picture_lies_on_grey_where_its_boxes_say(training):
+    training.decoder, training.augmentation = "pillow", Augmentation(zoom_out=4.0)
+    seen = 0
+    for index in training.annotations.trainable.tolist():
+        picture = Image.open(training.directory / training.annotations.file_name(index)).convert("RGB")
+        truths = training.annotations.training_boxes(index)
+        drawn = draw_sample(generator(0, 0, index), *picture.size, *truths, training.augmentation)
+        left, top, right, bottom = drawn.place
+        plain = picture.crop(drawn.crop).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+        if drawn.flip:
+            plain = plain.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        canvas = Image.new("RGB", (300, 300), GREY)
+        canvas.paste(plain, (left, top))
+        sample = training[0, index]
+        assert np.array_equal(sample["image"], np.asarray(canvas))
+        assert np.array_equal(sample["boxes"], drawn.boxes)
+        seen += drawn.place != (0, 0, 300, 300)
+    assert seen > 3
 
 
 def test_an_evaluation_sample_is_the_whole_picture(evaluation):

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from coco.transforms import MIN_IOUS, Augmentation, colour_matrices, draw_crop, draw_sample, generator
 
@@ -128,7 +130,15 @@ def test_the_recipes_crop_demands_are_the_papers():
     assert MIN_IOUS == (0.1, 0.3, 0.5, 0.7, 0.9, None)
 
 
-NOTHING = {"crop_side": 1.0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+NOTHING = {
+    "zoom_out": 1.0,
+    "crop_side": 1.0,
+    "flip": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+}
 IDENTITY = np.concatenate((np.eye(3), np.zeros((3, 3))), axis=1)
 
 
@@ -146,11 +156,15 @@ def test_with_every_part_off_the_picture_is_left_alone():
 
 @pytest.mark.parametrize("part", NOTHING)
 def test_each_part_can_be_the_only_one(part):
-    kept = drawn(**{name: value for name, value in NOTHING.items() if name != part})
+    default = 4.0 if part == "zoom_out" else getattr(Augmentation(), part)
+    kept = drawn(**{**NOTHING, part: default})
     cropped = any(sample.crop != (0, 0, 640, 480) for sample in kept)
     coloured = any(not np.allclose(sample.colour, IDENTITY, atol=1e-6) for sample in kept)
     flipped = any(sample.flip for sample in kept)
-    assert (cropped, flipped, coloured) == (part == "crop_side", part == "flip", part not in ("crop_side", "flip"))
+    zoomed_out = any(sample.place != (0, 0, 300, 300) for sample in kept)
+    geometry = ("zoom_out", "crop_side", "flip")
+    assert (zoomed_out, cropped, flipped) == tuple(part == name for name in geometry)
+    assert coloured == (part not in geometry)
 
 
 def test_a_crop_has_at_least_its_least_side_and_other_ranges_are_kept_to():
@@ -160,3 +174,58 @@ def test_a_crop_has_at_least_its_least_side_and_other_ranges_are_kept_to():
     assert all(sample.flip for sample in drawn(flip=1.0))
     shades = [sample.colour[:, :3].sum(axis=1).mean() for sample in drawn(**{**NOTHING, "brightness": 0.9})]
     assert min(shades) < 0.4 and max(shades) > 1.6
+
+
+def zoomed(count=300, **settings):
+    return [sample for sample in drawn(count, **{**settings, "zoom_out": 4.0}) if sample.place != (0, 0, 300, 300)]
+
+
+def test_zoom_out_makes_about_half_the_pictures_smaller_by_up_to_its_side():
+    kept = zoomed(**{**NOTHING, "flip": 0.5})
+    assert 100 < len(kept) < 200
+    sides = np.array([(right - left, bottom - top) for left, top, right, bottom in (sample.place for sample in kept)])
+    assert sides.min() >= 74 and np.median(sides) < 150, "uniform in 1 to 4 times the side"
+    assert np.abs(sides[:, 0] - sides[:, 1]).max() <= 2, "a canvas has the picture's shape"
+    assert all(sample.crop == (0, 0, 640, 480) for sample in kept)
+
+
+def test_off_zoom_out_draws_nothing_so_that_runs_of_before_go_on_bit_for_bit():
+    for index in range(20):
+        rng = generator(0, 0, index)
+        crop, _, _ = draw_crop(rng, 640, 480, BOXES, LABELS)
+        sample = draw_sample(generator(0, 0, index), 640, 480, BOXES, LABELS)
+        assert sample.crop == crop and sample.flip == (rng.random() < 0.5)
+
+
+@pytest.mark.parametrize("crop_side", [1.0, 0.3])
+def test_zoomed_out_and_flipped_boxes_are_where_torchvisions_transforms_put_them(crop_side):
+    """Crop, resize, flip and pad by torchvision, as a worker does it to the pixels."""
+    found = zoomed(60, crop_side=crop_side)
+    assert any(sample.flip for sample in found) and len(found) > 20
+    for sample in found:
+        left, top, right, bottom = sample.place
+        boxes = tv_tensors.BoundingBoxes(
+            BOXES[sample.labels - 1] * np.float32([640, 480, 640, 480]), format="XYXY", canvas_size=(480, 640)
+        )
+        x, y, x1, y1 = sample.crop
+        placed = v2.functional.crop(boxes, y, x, y1 - y, x1 - x)
+        placed = v2.functional.resize(placed, [bottom - top, right - left])
+        if sample.flip:
+            placed = v2.functional.horizontal_flip(placed)
+        placed = v2.functional.pad(placed, [left, top, 300 - right, 300 - bottom])
+        np.testing.assert_allclose(sample.boxes * 300, placed.clamp(0, 300), atol=0.01)
+
+
+def test_a_picture_without_boxes_is_zoomed_out_too_and_something_of_it_stays():
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    for index in range(200):
+        sample = draw_sample(generator(0, 0, index), 640, 480, *none, Augmentation(zoom_out=4.0))
+        assert sample.crop[0] < sample.crop[2] and sample.crop[1] < sample.crop[3]
+        assert sample.place[0] < sample.place[2] and sample.place[1] < sample.place[3]
+
+
+def test_boxes_that_zooming_leaves_without_a_size_are_dropped_with_their_labels():
+    boxes = np.array([[0.1, 0.1, 0.1000015, 0.5], [0.3, 0.3, 0.6, 0.6]], np.float32)
+    for index in range(100):
+        sample = draw_sample(generator(0, 0, index), 640, 480, boxes, np.array([1, 2]), Augmentation(zoom_out=10.0))
+        assert len(sample.boxes) == len(sample.labels) and (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
