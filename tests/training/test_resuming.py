@@ -141,7 +141,7 @@ VARIANTS = {
     "bf16": ["--precision", "bf16-mixed"],
     "the options of short runs": [
         *("--model.optimizer", "adamw", "--model.schedule", "cosine", "--model.background_prior", "0.75"),
-        *("--data.augmentation.crop_side", "0.6", "--data.augmentation.hue", "0"),
+        *("--data.augmentation.zoom_out", "3", "--data.augmentation.crop_side", "0.6", "--data.augmentation.hue", "0"),
         *("--trainer.gradient_clip_val", "5", "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging"),
     ],
 }
