@@ -85,7 +85,7 @@ def agreement(expected: Sequence[Found], found: Sequence[Found], thresholds: Thr
 def synthetic_pictures(count: int, seed: int = 0) -> list[np.ndarray]:
     """Pictures of the built-in sample's kind, uint8 RGB [300, 300, 3]."""
     generators = (np.random.default_rng((seed, index)) for index in range(count))
-    return [resize(np.asarray(draw_picture(generator)[0]), INPUT_SIZE) for generator in generators]
+    return [resize(np.asarray(draw_picture(generator)[0]), (INPUT_SIZE, INPUT_SIZE)) for generator in generators]
 
 
 def _batches(images: torch.Tensor) -> Iterator[torch.Tensor]:
