@@ -216,10 +216,12 @@ class SSDModule(pl.LightningModule):
         localisation, confidence = self._losses(batch, *self(_normalised(batch)))
         loss = localisation + confidence
         parts = {"localisation": localisation.detach(), "confidence": confidence.detach()}
-        size = len(batch["images"])
-        # Without prog_bar: for it Lightning reads the device in every step. training/losses.py gives the bar its loss.
-        self.log("train/loss_step", loss, batch_size=size)  # the epoch's mean: training/losses.py
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
+        every = self._trainer.log_every_n_steps if self._trainer else 0
+        if every and (self.trainer.global_step + 1) % every == 0:  # in others it would only cost time
+            # Without prog_bar: for it Lightning reads the device in every step. training/losses.py gives the bar its
+            # loss, and logs the epoch's mean.
+            logged = {"train/loss_step": loss, **{f"train/{name}": value for name, value in parts.items()}}
+            self.log_dict(logged, batch_size=len(batch["images"]))
         return {"loss": loss, **parts}
 
     def _losses(self, batch: dict[str, Any], offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ measures that part at trained-like and dense scores. torchvision's network is VG
 """
 
 import argparse
-import importlib.util
 import itertools
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
+from recipe import load_model, load_utils
 from side_by_side import larger_is_better, report, seconds
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -65,17 +65,10 @@ def torchvision_batches(device: str) -> Run:
 
 def reference_batches(directory: Path, device: str) -> Run:
     """The published recipe's model, validation transform and decoder."""
-    modules, resnet = {}, torchvision.models.resnet.resnet50
-    # Its model module builds a pretrained network where it is imported; without this the import needs the internet.
-    torchvision.models.resnet.resnet50 = lambda weights=None: resnet(weights=None)
-    for name in ("utils", "model"):
-        spec = importlib.util.spec_from_file_location(f"reference_{name}", directory / "ssd" / f"{name}.py")
-        modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(modules[name])
-    model = modules["model"].SSD300(backbone=modules["model"].ResNet("resnet50")).eval().to(device)
-    torchvision.models.resnet.resnet50 = resnet
-    boxes = modules["utils"].dboxes300_coco()
-    encoder, transform = modules["utils"].Encoder(boxes), modules["utils"].SSDTransformer(boxes, (300, 300), val=True)
+    utils, model = load_utils(directory), load_model(directory)
+    model = model.SSD300(backbone=model.ResNet("resnet50")).eval().to(device)
+    boxes = utils.dboxes300_coco()
+    encoder, transform = utils.Encoder(boxes), utils.SSDTransformer(boxes, (300, 300), val=True)
 
     def run(paths: list[Path]) -> object:
         no_boxes, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)

@@ -3,7 +3,6 @@
 Each is a function that makes one batch of all training pictures: `() -> uint8 [N, 300, 300, 3]`, the recipe's None.
 """
 
-import importlib.util
 import random
 import sys
 from collections.abc import Callable
@@ -21,14 +20,6 @@ from coco.decoding import decode_crop, resize
 from coco.transforms import draw_sample, generator
 
 Pass = Callable[[], np.ndarray | None]
-
-
-def load_reference(directory: Path) -> ModuleType:
-    """The recipe's `ssd/utils.py`, from a checkout."""
-    spec = importlib.util.spec_from_file_location("reference_utils", directory / "ssd" / "utils.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def reference_pipeline(utils: ModuleType, data: Path) -> Pass:

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from input_peers import (
     dali_pipeline,
-    load_reference,
     per_image_colour,
     pixels_alone,
     reference_pipeline,
     torchvision_pipeline,
 )
 from PIL import Image, ImageOps
+from recipe import load_utils
 from side_by_side import Row, median_ratio, report, rounds, smaller_is_better
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,7 +39,6 @@ from coco.dataset import TrainingDataset, collate_training
 from coco.sample import write_sample
 from coco.transforms import colour_matrices, generator
 from datamodule import COCODataModule
-from ssd.default_boxes import ssd300_default_boxes
 from ssd.matching import match
 from ssd_module import SSDModule
 
@@ -58,12 +57,12 @@ def main() -> None:
     args = parser.parse_args()
     cores = os.sched_getaffinity(0)
     torch.set_num_threads(1)
-    utils = load_reference(args.reference) if args.reference else None
+    utils = load_utils(args.reference) if args.reference else None
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         write_data(data, args.images, args.pictures)
         os.sched_setaffinity(0, {max(cores)})
-        rows = host_part(data, utils, args.rounds) + device_part(utils, args.rounds)
+        rows = host_part(data, utils, args.rounds) + [colour(args.rounds)]
         os.sched_setaffinity(0, cores)
         rows += [first_batch(data), *loaders(data), worker_memory(data), waiting(data)]
     report(rows, args.json)
@@ -106,42 +105,19 @@ def host_part(data: Path, utils, repeats: int) -> list[Row]:
     ]
 
 
-def device_part(utils, repeats: int) -> list[Row]:
-    """Matching and colour of a batch on the CPU, beside image by image as the recipe does it."""
+def colour(repeats: int) -> Row:
+    """Colour and normalisation of a batch on the CPU, beside picture by picture as the recipe does it."""
     random = torch.Generator().manual_seed(0)
-    counts = torch.randint(1, 2 * BOXES, (BATCH,), generator=random).tolist()
-    boxes, labels = torch.zeros(BATCH, 16, 4), torch.zeros(BATCH, 16, dtype=torch.int64)
-    for image, count in enumerate(counts):
-        corner = torch.rand(count, 2, generator=random) * 0.7
-        boxes[image, :count] = torch.cat((corner, corner + torch.rand(count, 2, generator=random) * 0.3), dim=1)
-        labels[image, :count] = torch.randint(1, 81, (count,), generator=random)
-    default_boxes = ssd300_default_boxes()
     images = torch.randint(0, 256, (BATCH, 300, 300, 3), dtype=torch.uint8, generator=random)
-    colour = torch.from_numpy(np.stack([colour_matrices(generator(0, 0, i)) for i in range(BATCH)]))
+    matrices = torch.from_numpy(np.stack([colour_matrices(generator(0, 0, i)) for i in range(BATCH)]))
     pictures = [Image.fromarray(image.numpy()) for image in images]
     calls = {
-        "colour": lambda: normalise(images.permute(0, 3, 1, 2), colour),
-        "per-image colour": lambda: per_image_colour(pictures),
+        "ours": lambda: normalise(images.permute(0, 3, 1, 2), matrices),
+        "recipe": lambda: per_image_colour(pictures),
     }
-    if utils:
-        encoder = utils.Encoder(utils.dboxes300_coco())
-        calls["matching"] = lambda: match(boxes, labels, default_boxes)
-        calls["per-image matching"] = lambda: [
-            encoder.encode(boxes[i, :count], labels[i, :count]) for i, count in enumerate(counts)
-        ]
     times = rounds(calls, repeats, time.process_time)
-    milliseconds = {name: 1e3 * statistics.median(values) for name, values in times.items()}
-    return [
-        Row(
-            f"{name}, {BATCH} images",
-            milliseconds[name],
-            milliseconds[f"per-image {name}"],
-            "ms",
-            median_ratio(times, name, f"per-image {name}"),
-        )
-        for name in ("colour", "matching")
-        if name in calls
-    ]
+    ours, peer = (1e3 * statistics.median(values) for values in times.values())
+    return Row(f"colour, {BATCH} images", ours, peer, "ms", median_ratio(times, "ours", "recipe"))
 
 
 def loaders(data: Path) -> list[Row]:

@@ -2,17 +2,17 @@
 
     python benchmarks/postprocess.py [--reference DIR] [--json PATH]
 
-DIR is a checkout of the recipe's directory (the one that holds `ssd/utils.py`). Detections are compared before timing.
+Detections are compared before timing.
 """
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import torchvision
+from recipe import load_utils, reference_order
 from side_by_side import report, seconds, smaller_is_better
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -74,18 +74,8 @@ def one_batched_nms(offsets, logits, default_boxes):
 
 def reference_decoder(directory: Path):
     """The recipe's Encoder.decode_batch; it wants its own order of boxes and planes, prepared outside the timing."""
-    spec = importlib.util.spec_from_file_location("reference_utils", directory / "ssd" / "utils.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    encoder = module.Encoder(module.dboxes300_coco())
-    boxes = encoder.dboxes_xywh[0]
-    ours = ssd300_default_boxes()
-    # Both lists hold the same boxes; sorting both by value gives the permutation.
-    key = torch.tensor([1e9, 1e6, 1e3, 1.0], dtype=torch.float64)
-    order = torch.empty(8732, dtype=torch.int64)
-    order[(boxes.double() @ key).argsort(stable=True)] = (ours.double() @ key).argsort(stable=True)
-    if not torch.allclose(ours[order], boxes):
-        raise SystemExit("the checkout's default boxes are not SSD300's")
+    utils = load_utils(directory)
+    encoder, order = utils.Encoder(utils.dboxes300_coco()), reference_order(utils, ssd300_default_boxes())
     return lambda offsets, logits: encoder.decode_batch(
         offsets[:, order].transpose(1, 2).clone(), logits[:, order].transpose(1, 2), IOU, MOST
     )

@@ -86,7 +86,9 @@ class MultiBoxLoss(nn.Module):
         positive = matched_labels > 0  # [B, A]
         num_positive = positive.sum(dim=1)  # [B]
         with torch.no_grad():
-            losses = self._cross_entropy(_summable(logits), matched_labels).masked_fill_(positive, 0)
+            # Picture by picture: what is computed along the way stays in the cache.
+            by_image = map(self._cross_entropy, map(_summable, logits), matched_labels)
+            losses = torch.stack(list(by_image)).masked_fill_(positive, 0)
             negatives = self._negatives(num_positive).clamp(max=losses.shape[1])
             hardest = losses.topk(int(negatives.max()), dim=1).indices  # [B, K], descending
             mined = torch.zeros_like(positive).scatter_(1, hardest, _first(negatives, hardest.shape[1]))
