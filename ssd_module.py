@@ -14,18 +14,17 @@ from torch import Tensor
 from checkpoints.compatibility import check_is_ours, check_shapes
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
-from checkpoints.operating_point import OperatingPoint, operating_point
+from checkpoints.operating_point import operating_point
 from checkpoints.published import default_category_ids, to_ours
 from coco.augment import normalise
 from coco.names import plain
-from evaluation.metric import CocoMeanAveragePrecision
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss
 from ssd.matching import match
 from ssd.model import SSD300
 from ssd.postprocess import detect
 from training.class_weights import weigh_classes
-from training.evaluated_data import evaluated_annotations
+from training.detecting import Detected, DetectingModule
 from training.finetune import check_backbone, take_over
 from training.finite import SaveCheck
 from training.freezing import check_worth_freezing, freeze_parts, frozen_layers
@@ -44,7 +43,7 @@ from training.what_changed import (
 BACKGROUND_NEGATIVES = 3  # of a picture without objects; the recipe trains on none (MultiBoxLoss)
 
 
-class SSDModule(pl.LightningModule):
+class SSDModule(DetectingModule):
     """SSD300 v1.1 with the published recipe's loss, optimiser and schedule.
 
     Args:
@@ -121,10 +120,7 @@ class SSDModule(pl.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         freeze_parts(self.model, freeze)
         self.loss = MultiBoxLoss(background_negatives=BACKGROUND_NEGATIVES)
-        self.metric: CocoMeanAveragePrecision | None = None
         self.save_check = SaveCheck()
-        self.operating_point: OperatingPoint | None = None  # of the checkpoint it was loaded from
-        self.numbers: dict[str, float] = {}  # of the last validation, float64; Lightning logs them as float32
 
     @property
     def backbone(self) -> torch.nn.Module:
@@ -234,91 +230,26 @@ class SSDModule(pl.LightningModule):
         schedule = make_schedule(self.hparams, optimizer, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # Validation and prediction
+    # Validation and prediction: what all detectors share is the base's
 
-    def on_validation_epoch_start(self) -> None:
-        annotations = evaluated_annotations(self.trainer)
-        if self.metric is None or self.metric.annotations is not annotations:
-            self.metric = CocoMeanAveragePrecision(annotations)
-        self.metric.reset()
+    def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return self(_normalised(batch))
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """batch: images, image_ids and sizes of `COCODataModule`, in a fit boxes and labels too, for the loss; an empty
-        one (see its sampler) adds nothing.
+    def detections(self, outputs: tuple[Tensor, Tensor], score_threshold: float) -> Detected:
+        iou_threshold, max_detections = self.hparams.iou_threshold, self.hparams.max_detections
+        return detect(
+            *outputs, self.default_boxes, score_threshold, iou_threshold=iou_threshold, max_detections=max_detections
+        )
 
-        Returns boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], on the CPU.
-        """
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Detected:
+        """As the base's; in a fit the batch has boxes and labels too, for the loss."""
         size = len(batch["images"])
-        outputs = self(_normalised(batch)) if size else None
-        detections = self._detect(batch, outputs=outputs)
+        outputs = self.outputs(batch) if size else None
         # Ranks without images log too: their sums are reduced together.
         if self.trainer.state.fn == TrainerFn.FITTING and ("boxes" in batch or outputs is None):
             loss = sum(self._losses(batch, *outputs)) if outputs else torch.zeros((), device=self.device)
             self.log("val/loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
-        assert self.metric is not None  # made when the epoch starts
-        self.metric.update(batch["image_ids"], *detections)
-        return detections
-
-    def on_validation_epoch_end(self) -> None:
-        """Every rank computes the same numbers from all ranks' detections, so nothing is left to reduce."""
-        assert self.metric is not None  # made when the epoch starts
-        self.numbers = numbers = self.metric.compute()
-        if not self.trainer.sanity_checking:
-            stage = "test" if self.trainer.testing else "val"
-            self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, prog_bar=False)
-            self.log("mAP", numbers["mAP"], prog_bar=True)
-
-    # `trainer.test` evaluates as `trainer.validate` does: COCO's test split has no annotations.
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """`predict` at the checkpoint's score_threshold."""
-        return self.predict(batch)
-
-    def predict(self, batch: dict[str, Any], score_threshold: float | None = None) -> list[dict[str, Any]]:
-        """One dict an image, by descending score: image_id, boxes float32 [n, 4] xyxy in pixels of the original image,
-        scores float32 [n], labels int64 [n] (label l is category_ids[l - 1]); all on the CPU.
-
-        Args:
-            batch: as in `validation_step`. score_threshold: of this call; by default the checkpoint's.
-        """
-        boxes, scores, labels = self._detect(batch, score_threshold)
-        found = labels > 0
-        return [
-            {
-                "image_id": int(image_id),
-                "boxes": boxes[i, found[i]],
-                "scores": scores[i, found[i]],
-                "labels": labels[i, found[i]],
-            }
-            for i, image_id in enumerate(batch["image_ids"])
-        ]
-
-    def _detect(
-        self,
-        batch: dict[str, Any],
-        score_threshold: float | None = None,
-        outputs: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU; `outputs` are
-        the network's, where they are known."""
-        if len(batch["images"]) == 0:
-            count = self.hparams.max_detections
-            boxes = torch.zeros(0, count, 4, dtype=torch.float32)
-            return boxes, boxes[..., 0], torch.zeros(0, count, dtype=torch.int64)
-        offsets, logits = outputs or self(_normalised(batch))
-        boxes, scores, labels = detect(
-            offsets,
-            logits,
-            self.default_boxes,
-            score_threshold=self.hparams.score_threshold if score_threshold is None else score_threshold,
-            iou_threshold=self.hparams.iou_threshold,
-            max_detections=self.hparams.max_detections,
-        )
-        size = torch.as_tensor(batch["sizes"], dtype=torch.float32)  # [B, 2], width and height
-        return boxes.cpu() * size.repeat(1, 2).unsqueeze(1), scores.cpu(), labels.cpu()
+        return self.evaluate(batch, outputs)
 
 
 def _normalised(batch: dict[str, Any]) -> Tensor:

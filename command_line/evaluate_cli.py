@@ -13,10 +13,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from command_line.shared import ScriptCLI, UsageError, listed, with_home
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule
+from deployment.engine import is_exported
 from evaluation.thresholds import Rule
 from prediction.detector import labels_of
 from prediction.devices import check_compile, check_device, check_score_threshold, device_flags
-from ssd_module import load_module
+from prediction.exported import check_exported, load_detector
 from training.pictures import DetectionPictures
 
 # Flags of both forms: name -> settings of argparse's and jsonargparse's `add_argument`.
@@ -36,7 +37,7 @@ class EvaluateCLI(ScriptCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         short_flags = {"ckpt_path": "model.path", "limit": "data.val_limit"}
-        super().__init__(load_module, _with_whole_paths(args), short_flags)
+        super().__init__(load_detector, _with_whole_paths(args), short_flags)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
@@ -45,7 +46,7 @@ class EvaluateCLI(ScriptCLI):
             if "model.path" in str(error) and "required" in str(error):
                 raise UsageError(
                     "--ckpt_path is missing: the checkpoint to evaluate, such as runs/0001/checkpoints/best.ckpt, or a "
-                    ".pt file of the published recipe; or give --detections, a file of COCO results"
+                    ".pt file of the published recipe or an exported file; or give --detections, a file of COCO results"
                 ) from None
             raise
 
@@ -69,10 +70,21 @@ class EvaluateCLI(ScriptCLI):
                 "--save_thresholds: a checkpoint takes thresholds of all its classes; leave out --classes and "
                 "--class_agnostic"
             )
+        self._check_exported(self.config.model.path)
         check_device(self.config.trainer)
         if self.config.compile:
             check_compile(self.config.trainer)
         COCODataModule(**self.config.data.as_dict()).check(("val",))
+
+    def _check_exported(self, path: Any) -> None:
+        """Of an exported file: it runs on the CPU, as it is."""
+        if not is_exported(path):
+            return
+        check_exported(path, self.config.trainer.accelerator, self.config.trainer.precision)
+        self.config.trainer.accelerator = "cpu"
+        for name in ("save_thresholds", "fold_batch_norm", "compile"):
+            if self.config[name]:
+                raise MisconfigurationException(f"--{name}: {path} is an exported file; give its checkpoint")
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()

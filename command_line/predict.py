@@ -1,7 +1,7 @@
 """Detects objects in pictures and videos: draws them, and writes COCO results JSON and CSV.
 
-Backbone and classes come from the checkpoint: one of ours, or a `.pt` file of the published recipe. Pictures are turned
-upright where EXIF says so, and boxes are in pixels of the upright picture. docs/predict.md describes the files.
+Classes come from the checkpoint: one of ours, a `.pt` file of the published recipe, or an exported file. Pictures are
+turned upright where EXIF says so, and boxes are in pixels of the upright picture. docs/predict.md describes the files.
 
 Exit status: 0 all inputs were predicted; 1 nothing was done, for the reason printed; 2 wrong usage; 3 done, but some
 inputs could not be read or drawn, or a video broke off: the last line names them.
@@ -21,10 +21,10 @@ from command_line.shared import with_home
 from prediction import video
 from prediction.detector import Detector
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
+from prediction.exported import check_exported
 from prediction.files import ResultFiles
 from prediction.inputs import Found, find_inputs
 from prediction.pipeline import Prediction
-from ssd_module import load_module
 
 INCOMPLETE = 3  # exit status
 
@@ -38,8 +38,9 @@ def predict(args: Sequence[str] | None = None) -> int:
     """Parses the arguments (those of the process by default), predicts and returns the exit status."""
     flags = _parse(args)
     found = _check(flags)
-    module = load_module(flags.ckpt_path)
-    detector = Detector(module, flags.accelerator, flags.devices, flags.precision, flags.score_threshold, flags.classes)
+    asked = (flags.accelerator, flags.devices, flags.precision, flags.score_threshold, flags.classes)
+    detector = Detector(flags.ckpt_path, *asked)
+    module = detector.module
     workers = max(1, flags.num_workers)
     try:
         with (
@@ -60,7 +61,12 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="picture or video files, folders of pictures (any depth), or globs")
-    add("--ckpt_path", required=True, metavar="FILE", help="checkpoint of ours, or a .pt file of the published recipe")
+    add(
+        "--ckpt_path",
+        required=True,
+        metavar="FILE",
+        help="checkpoint of ours, a published .pt file, or an exported file",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="directory for pictures, videos and tables")
     threshold = "lowest score of a detection (default: the checkpoint's, per class, or 0.3 where it has none)"
     add("--score_threshold", type=float, metavar="S", help=threshold)
@@ -98,6 +104,7 @@ def _check(flags: argparse.Namespace) -> Found:
         )
     if flags.output.exists() and not flags.output.is_dir():
         raise MisconfigurationException(f"--output {flags.output}: expected a directory, but this is a file")
+    check_exported(flags.ckpt_path, flags.accelerator, flags.precision)
     asked = {name: getattr(flags, name) for name in ("accelerator", "devices", "precision")}
     asked["precision"] = fast_precision(flags.accelerator) if flags.precision == "auto" else flags.precision
     device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})

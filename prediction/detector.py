@@ -20,11 +20,12 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from coco.augment import normalise
 from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode_upright, resize
+from deployment.engine import is_exported
 from prediction.devices import check_score_threshold, device_flags, fast_precision
-from ssd_module import SSDModule, load_module
+from prediction.exported import check_exported, load_detector
+from training.detecting import DetectingModule
 
 DEFAULT_THRESHOLD = 0.3  # of a checkpoint without thresholds of its own
 
@@ -54,8 +55,8 @@ class Detector:
     """Detects objects in pictures, on any device, exactly as `trainer.predict` does.
 
     Args:
-        checkpoint: a checkpoint of ours, a `.pt` file of the published recipe, or an SSDModule, which moves to the
-            device and into evaluation mode.
+        checkpoint: a checkpoint of ours, a `.pt` file of the published recipe, an exported file, or an SSDModule, which
+            moves to the device and into evaluation mode.
         accelerator, devices, precision: Lightning's; one device (`1`, or an ordinal such as "2,").
         score_threshold: detections that score above it are returned, at most the checkpoint's max_detections a picture.
             By default those of the checkpoint, per class (`evaluate.py --save_thresholds`), which is said, or 0.3.
@@ -68,7 +69,7 @@ class Detector:
 
     def __init__(
         self,
-        checkpoint: str | Path | SSDModule,
+        checkpoint: str | Path | DetectingModule,
         accelerator: str = "auto",
         devices: int | str | list[int] = 1,
         precision: str | None = None,
@@ -77,8 +78,11 @@ class Detector:
     ) -> None:
         if score_threshold is not None:
             check_score_threshold(score_threshold)
+        if not isinstance(checkpoint, DetectingModule) and is_exported(checkpoint):
+            check_exported(checkpoint, accelerator, precision)
+            accelerator, precision = "cpu", None
         strategy = _one_device(accelerator, devices, precision)
-        module = checkpoint if isinstance(checkpoint, SSDModule) else load_module(checkpoint)
+        module = checkpoint if isinstance(checkpoint, DetectingModule) else load_detector(checkpoint)
         point = module.operating_point if score_threshold is None else None
         if point:
             rank_zero_info(f"score thresholds of the checkpoint: {point}")
@@ -113,7 +117,7 @@ class Detector:
         """The detections of pictures that went through `prepare`, as one batch."""
         batch = collate_evaluation([{**sample, "image_id": i} for i, sample in enumerate(samples)])
         with torch.inference_mode(), self._autocast():
-            batch["images"] = normalise(batch["images"].to(self.device))
+            batch["images"] = batch["images"].to(self.device)
             found = self.module.predict(batch, float(self.thresholds.min()))
         return [self._named(each, sample["size"]) for each, sample in zip(found, samples, strict=True)]
 

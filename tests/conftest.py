@@ -92,7 +92,7 @@ def thin_detector(tmp_path_factory):
     for head in module.model.logit_heads:
         torch.nn.init.normal_(head.weight, std=0.02)
     path = tmp_path_factory.mktemp("thin") / "thin.ckpt"
-    point = {"rule": "f1", "thresholds": [0.2, 0.3, 0.25, 0.4], "images": 10, "annotations": "abc"}
+    point = {"rule": "f1", "thresholds": [0.1, 0.12, 0.11, 0.13], "images": 10, "annotations": "abc"}
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "operating_point": point}
     torch.save(content, path)
     return path

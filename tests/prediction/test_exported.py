@@ -1,0 +1,79 @@
+"""An exported file wherever a checkpoint is taken: the same detections, the same numbers, and no other promises."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from coco.augment import denormalise, normalise
+from command_line.evaluate import evaluate
+from command_line.predict import predict
+from deployment import onnx as to_onnx
+from deployment.graph import RawGraph
+from prediction import Detector
+from prediction.exported import about_of
+from ssd_module import load_module
+
+for name in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(name, reason="needs the extra [onnx]")
+pytestmark = pytest.mark.extras
+
+
+@pytest.fixture(scope="module")
+def exported(thin_detector, tmp_path_factory):
+    module = load_module(thin_detector)
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    to_onnx.export(RawGraph(module.model), about_of(module, "detections", checkpoint="0" * 64), path)
+    return path
+
+
+def test_pixels_come_back_exactly_from_what_a_data_module_made_of_them():
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    assert torch.equal(denormalise(normalise(every)), every)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.1])
+def test_a_detector_of_it_finds_what_that_of_the_checkpoint_finds(exported, thin_detector, sample, threshold):
+    paths = sorted((sample / "val2017").glob("*.jpg"))
+    ours, theirs = (Detector(path, "cpu", score_threshold=threshold)(paths) for path in (thin_detector, exported))
+    assert sum(map(len, ours)) > 20
+    for expected, found in zip(ours, theirs, strict=True):
+        assert np.allclose(expected.scores, found.scores, atol=1e-5) and expected.size == found.size
+        assert sorted(expected.class_names) == sorted(found.class_names)
+
+
+def test_evaluation_of_it_gives_the_numbers_and_the_report_of_the_checkpoint(exported, thin_detector, sample, tmp_path):
+    common = ["--data_root", str(sample), "--num_workers", "0", "--batch_size", "3"]
+    numbers = [
+        evaluate(["--ckpt_path", str(path), *common, "--report", str(tmp_path / path.suffix)])
+        for path in (thin_detector, exported)
+    ]
+    assert numbers[1] == pytest.approx(numbers[0], abs=1e-4) and numbers[0]["mAP"] >= 0
+    assert all((tmp_path / suffix / "index.html").is_file() for suffix in (".ckpt", ".onnx"))
+
+
+def test_predict_writes_the_tables_of_the_checkpoint(exported, thin_detector, sample, tmp_path):
+    for path in (thin_detector, exported):
+        args = ["--ckpt_path", str(path), str(sample / "val2017"), "--output", str(tmp_path / path.suffix)]
+        assert predict([*args, "--draw", "false", "--classes", "disc,cross", "--score_threshold", "0.1"]) == 0
+    ours, theirs = (json.loads(next((tmp_path / s).glob("*.json")).read_text()) for s in (".ckpt", ".onnx"))
+    assert len(ours) == len(theirs) > 20 and {each["category_id"] for each in theirs} == {2, 40}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--save_thresholds", "true"], "--save_thresholds: .*model.onnx is an exported file; give its checkpoint"),
+        (["--compile", "true"], "--compile: "),
+        (["--accelerator", "cuda"], "--accelerator cuda: .*model.onnx runs on the CPU"),
+        (["--precision", "bf16-mixed"], "--precision bf16-mixed: .*model.onnx computes as it was exported"),
+    ],
+)
+def test_what_an_exported_file_cannot_do_is_refused(exported, sample, tmp_path, args, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        evaluate(["--ckpt_path", str(exported), "--data_root", str(sample), *args])
+    if args[0] in ("--accelerator", "--precision"):
+        with pytest.raises(MisconfigurationException, match=message):
+            predict(["--ckpt_path", str(exported), str(sample), "--output", str(tmp_path), *args])
