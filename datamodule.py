@@ -23,6 +23,7 @@ from coco.decoding import decoder_name
 from coco.names import plain
 from coco.picture_files import pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
+from coco.selection import WHOLE, Selection, SelectionError
 from coco.splits import SPLITS, DataError, Splits
 from coco.transforms import RECIPE, Augmentation
 from training.loader_watch import SteadyLoader, WatchedDataset
@@ -48,7 +49,7 @@ AUGMENTATION_RANGES = {
     "hue": Range(0, 0.5),
 }
 # What runs of earlier versions trained with, which their checkpoints do not say.
-NOT_IN_OLDER_RUNS = {"train_backgrounds": False, "augmentation.zoom_out": 1.0}
+NOT_IN_OLDER_RUNS = {"train_backgrounds": False, "augmentation.zoom_out": 1.0, **asdict(WHOLE)}
 
 
 class COCODataModule(pl.LightningDataModule):
@@ -67,6 +68,11 @@ class COCODataModule(pl.LightningDataModule):
         decoder: of JPEGs: `simplejpeg`, `pillow` (slower; other by rounding, less than 0.1 grey level on average), or
             `auto`, the faster one installed here; `decoder_name` says which.
         augmentation: of training pictures (`coco.transforms.Augmentation`); `--data.augmentation.flip 0` and so on.
+        classes: train on and evaluate these classes alone, `person,car`; all by default. Their category ids stay.
+        merge_classes: classes that are one, `vehicle=car+truck,pet=cat+dog`, under the least of their category ids.
+        single_class: all classes are one.
+        val_share: of the training images, for validation, where the data set has no such part; stratified by class
+            (`coco.splitting`). val_seed: which ones; the same images for every `seed`.
         damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
             another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
@@ -96,6 +102,11 @@ class COCODataModule(pl.LightningDataModule):
         decoder: str = "auto",
         train_backgrounds: bool = False,
         augmentation: Augmentation = RECIPE,
+        classes: str | list[str] | None = None,
+        merge_classes: str | dict[str, list[str]] | None = None,
+        single_class: bool = False,
+        val_share: float | None = None,
+        val_seed: int = 0,
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
@@ -108,10 +119,15 @@ class COCODataModule(pl.LightningDataModule):
         if val_limit is not None and val_limit not in RANGES["batch_size"]:
             raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
         self.data_root = Path(data_root)
+        try:
+            self.selection = Selection.of(classes, merge_classes, single_class, val_share, val_seed)
+        except SelectionError as error:
+            raise DataError(str(error)) from None
         self._splits = Splits(
             self.data_root,
             {"train": self.data_root / train_images, "val": self.data_root / val_images},
             {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations},
+            self.selection,
         )
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
@@ -159,6 +175,10 @@ class COCODataModule(pl.LightningDataModule):
         stages = fit_stages(getattr(self.trainer, "limit_val_batches", None)) if stage == "fit" else ("val",)
         needs_boxes = stage != TrainerFn.PREDICTING
         self.check(stages, needs_boxes)
+        if self.selection.val_share is not None and self._replicas()[1] == 0:
+            images = [len(self._splits.annotations(split)) for split in SPLITS]
+            told = f"--data.val_share {self.selection.val_share:g}, --data.val_seed {self.selection.val_seed}"
+            print(f"validation: {images[1]} of the {sum(images)} training images ({told})", file=sys.stderr)
         if needs_boxes and self._replicas()[1] == 0:
             for line in self._splits.oddities(stages):
                 print(f"warning: {plain(line, lines=True)}", file=sys.stderr)
@@ -194,6 +214,7 @@ class COCODataModule(pl.LightningDataModule):
         return {
             "position": asdict(position(self.trainer, self.start, now.batch)),
             "geometry": asdict(now),
+            "selection": asdict(self.selection),
             "samples_from": self.samples_from(),
             "evaluated_on": self.evaluated_on(),
             "damaged_images": self._all_damaged_images(),
@@ -218,6 +239,7 @@ class COCODataModule(pl.LightningDataModule):
             "pictures": self._train_pictures,
             "decoder": self.decoder_name,
             "train_backgrounds": self.train_backgrounds,
+            **asdict(self.selection),
             **{f"augmentation.{name}": value for name, value in asdict(self.augmentation).items()},
         }
 

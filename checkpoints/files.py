@@ -66,14 +66,23 @@ def _read(path: Path, whole: bool) -> Any:
         ) from None
 
 
+def read_outline(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds but its tensors, in whose place are stand-ins; {} of a file that holds no dict.
+
+    Raises:
+        CheckpointError: as `read_plain`.
+    """
+    outline = _read(Path(path), whole=False)
+    return outline if isinstance(outline, dict) else {}
+
+
 def read_step(path: str | Path) -> int:
     """The optimiser step that a Lightning checkpoint is of, without its tensors; -1 where the file does not say.
 
     Raises:
         CheckpointError: as `read_plain`.
     """
-    outline = _read(Path(path), whole=False)
-    step = outline.get("global_step") if isinstance(outline, dict) else None
+    step = read_outline(path).get("global_step")
     return step if isinstance(step, int) else -1
 
 

@@ -118,29 +118,56 @@ class CocoAnnotations:
         return self._training_boxes[rows].copy(), self._training_labels[rows].copy()
 
     def relabelled(self, new: np.ndarray, class_names: Sequence[str], category_ids: Sequence[int]) -> "CocoAnnotations":
-        """The same images with other classes, for evaluation: without training boxes.
+        """The same images with other classes.
 
         Args:
             new: int64 [C + 1], the new label of each label; 0 leaves its annotations out. class_names, category_ids: of
                 the new labels, from 1 on.
         """
         labels = new[self.labels]
-        kept = labels > 0
-        columns = {name: getattr(self, name)[kept] for name in ("bboxes", "areas", "iscrowd")}
-        image = np.repeat(np.arange(len(self)), np.diff(self.first))
-        none = {name: self._contents.arrays[name][:0] for name in ("training_boxes", "training_labels", "trainable")}
-        arrays = {
-            **self._contents.arrays,
-            **columns,
-            **none,
-            "first": _first_rows(image[kept], len(self)),
-            "first_training": np.zeros(len(self) + 1, np.int64),
-            "labels": labels[kept],
+        rows = np.flatnonzero(labels)
+        return self._remade(np.arange(len(self)), rows, labels[rows], class_names, category_ids)
+
+    def of_images(self, images: np.ndarray) -> "CocoAnnotations":
+        """Some of the images, with all classes. images: int64, indices, ascending."""
+        rows = np.flatnonzero(np.isin(self._image_of_rows(), images))
+        return self._remade(images, rows, self.labels[rows], self.class_names, self.category_ids)
+
+    def _remade(
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+    ) -> "CocoAnnotations":
+        """Some of the images and rows, with new labels. It has no cache: it pickles whole."""
+        place = np.zeros(len(self), np.int64)
+        place[images] = np.arange(len(images))
+        lengths = np.diff(self._first_letter)
+        within = np.repeat(np.isin(np.arange(len(self)), images), lengths)
+        columns = {
+            "image_ids": self.image_ids[images],
+            "widths": self.widths[images],
+            "heights": self.heights[images],
+            "bboxes": self.bboxes[rows],
+            "areas": self.areas[rows],
+            "iscrowd": self.iscrowd[rows],
+            "labels": labels,
+            "first_letter": np.concatenate(([0], np.cumsum(lengths[images]))),
+            "letters": self._letters[within],
         }
-        classes = {"class_names": tuple(class_names), "category_ids": tuple(category_ids)}
-        return CocoAnnotations(
-            self.path, Contents(msgspec.structs.replace(self._contents.meta, **classes), arrays), None
-        )
+        derived, arrays = _with_training_boxes(columns, place[self._image_of_rows()[rows]])
+        content = [array.tobytes() for array in (images, rows, labels)]
+        classes = repr((self.digest, tuple(class_names), tuple(category_ids))).encode()
+        digest = hashlib.blake2b(b"".join([classes, *content]), digest_size=32).hexdigest()
+        same = {"class_names": tuple(class_names), "category_ids": tuple(category_ids), "digest": digest}
+        meta = msgspec.structs.replace(self._contents.meta, **derived, **same)
+        return CocoAnnotations(self.path, Contents(meta, arrays), None)
+
+    def _image_of_rows(self) -> np.ndarray:
+        """int64 [M], the index of each annotation's image."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._cache_path is None:
@@ -196,32 +223,42 @@ def _arrange(columns: Columns) -> tuple[dict, dict[str, np.ndarray]]:
     labels = columns.category_ranks[by_image] + 1
     category_ids = sorted(columns.categories)
 
-    boxes, usable, sticks_out = _normalised(bboxes, np.stack([widths, heights], 1)[image])
-    first_training = _first_rows(image[usable], len(image_ids))
-    clipped = usable & sticks_out
-    odd_images = list(dict.fromkeys(image[~usable | clipped].tolist()))[:EXAMPLES]
-    summary = {
-        "category_ids": tuple(category_ids),
-        "class_names": tuple(columns.categories[id] for id in category_ids),
-        "num_dropped": int(np.sum(~usable)),
-        "num_clipped": int(np.sum(clipped)),
-        "examples": tuple(names[index] for index in odd_images),
-    }
-    return summary, {
+    columns_by_image = {
         "image_ids": image_ids,
         "widths": widths,
         "heights": heights,
-        "first": _first_rows(image, len(image_ids)),
         "bboxes": bboxes,
         "areas": columns.areas[by_image],
         "iscrowd": columns.iscrowd[by_image],
         "labels": labels,
-        "first_training": first_training,
-        "training_boxes": boxes[usable],
-        "training_labels": labels[usable],
-        "trainable": np.flatnonzero(np.diff(first_training)).astype(np.int64),
         "first_letter": np.cumsum([0, *map(len, letters)], dtype=np.int64),
         "letters": np.frombuffer(b"".join(letters), np.uint8),
+    }
+    derived, arrays = _with_training_boxes(columns_by_image, image)
+    classes = {
+        "category_ids": tuple(category_ids),
+        "class_names": tuple(columns.categories[id] for id in category_ids),
+    }
+    return {**classes, **derived}, arrays
+
+
+def _with_training_boxes(columns: dict[str, np.ndarray], image: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
+    """Columns by image, of rows whose images are `image` [M], ascending -> what `Meta` has of them, and all arrays."""
+    sizes = np.stack([columns["widths"], columns["heights"]], 1)
+    boxes, usable, sticks_out = _normalised(columns["bboxes"], sizes[image])
+    first_training = _first_rows(image[usable], len(sizes))
+    clipped = usable & sticks_out
+    odd_images = list(dict.fromkeys(image[~usable | clipped].tolist()))[:EXAMPLES]
+    ends, letters = columns["first_letter"], columns["letters"]
+    names = (letters[ends[i] : ends[i + 1]].tobytes().decode(errors="replace") for i in odd_images)
+    derived = {"num_dropped": int(np.sum(~usable)), "num_clipped": int(np.sum(clipped)), "examples": tuple(names)}
+    return derived, {
+        **columns,
+        "first": _first_rows(image, len(sizes)),
+        "first_training": first_training,
+        "training_boxes": boxes[usable],
+        "training_labels": columns["labels"][usable],
+        "trainable": np.flatnonzero(np.diff(first_training)).astype(np.int64),
     }
 
 

@@ -25,6 +25,7 @@ from coco.figures import MIN_IOU, figures_table, split_figures
 from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
 from coco.names import look_alikes, plain, told_apart
 from coco.picture_files import files_alike, missing_pictures, open_pictures
+from coco.selection import WHOLE, Selection, SelectionError
 from coco.whole_files import replacing, write_text
 from evaluation.drawing import draw_detections
 from ssd.grid import best_iou
@@ -54,6 +55,7 @@ def check(
     best_iou: BestIou,
     fast: bool = False,
     progress: Progress = lambda split, done, total: None,
+    selection: Selection = WHOLE,
 ) -> tuple[Report, dict[str, CocoAnnotations]]:
     """Checks a data set.
 
@@ -62,6 +64,7 @@ def check(
         best_iou: see `coco.figures.split_figures`.
         fast: do not open the pictures, only look whether they are there.
         progress: called with the split, the number of its pictures opened and of all.
+        selection: what of it a run would use.
 
     Returns:
         The report, and the annotations of the splits that are there and can be read.
@@ -69,7 +72,7 @@ def check(
     report, read = Report(), {}
     contents: dict[str, dict[bytes, list[str]]] = {}
     for split, (directory, file) in splits.items():
-        annotations = _annotations(directory, file, report)
+        annotations = _annotations(split, directory, file, selection, report)
         if annotations is None:
             continue
         read[split] = annotations
@@ -96,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": (args.data_root / args.train_images, args.data_root / args.train_annotations),
         "val": (args.data_root / args.val_images, args.data_root / args.val_annotations),
     }
-    report, read = check(splits, _best_iou(), args.fast, _show_progress)
+    if args.val_share is not None:
+        splits["val"] = splits["train"]
+    report, read = check(splits, _best_iou(), args.fast, _show_progress, _selection(args))
     for split, figures in report.figures.items():
         print(plain("\n".join(figures_table(split, figures)), lines=True), end="\n\n")
     for kind in ("notes", "problems"):
@@ -120,6 +125,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.output.suffix.lower() not in SHEET_SUFFIXES:
         parser.error(f"--output {args.output}: expected a file name that ends in {', '.join(SHEET_SUFFIXES)}")
+    try:
+        _selection(args)
+    except SelectionError as error:
+        parser.error(str(error))
     for flag in ("output", "json"):
         path = getattr(args, flag)
         try:
@@ -153,6 +162,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(f"--{name}", default=default, metavar="PATH", help="below DIR (default %(default)s)")
     add("--fast", action="store_true", help="do not open the pictures, only look whether they are there")
+    # What a run is told by the same names with `data.` before them.
+    add("--classes", metavar="A,B", help="these classes alone")
+    add("--merge_classes", metavar="NEW=A+B", help="classes that are one")
+    add("--single_class", type=lambda text: text == "true", metavar="true", default=False, help="all classes are one")
+    add("--val_share", type=float, metavar="S", help="of the training images, for validation")
+    add("--val_seed", type=int, default=0, help="of that choice (default 0)")
     add("--output", type=_path, default=Path("check.png"), help="the contact sheet (default %(default)s)")
     add("--json", type=_path, metavar="FILE", help="also write the report to this file")
     return parser
@@ -162,13 +177,19 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _annotations(directory: Path, file: Path, report: Report) -> CocoAnnotations | None:
+def _selection(args: argparse.Namespace) -> Selection:
+    return Selection.of(args.classes, args.merge_classes, args.single_class, args.val_share, args.val_seed)
+
+
+def _annotations(
+    split: str, directory: Path, file: Path, selection: Selection, report: Report
+) -> CocoAnnotations | None:
     """The split's annotations, or None with the reason in the report."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # dropped and clipped boxes, which the figures have
-            annotations = CocoAnnotations.load(file)
-    except AnnotationError as error:
+            annotations = selection.of_classes(selection.part(CocoAnnotations.load(file), split))
+    except (AnnotationError, SelectionError) as error:
         report.problems.append(str(error))
         annotations = None
     if directory.is_dir():

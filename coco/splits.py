@@ -9,6 +9,7 @@ from coco.findings import Findings, findings, findings_of_both
 from coco.foreign.formats import READERS, format_of
 from coco.names import look_alikes, shown, told_apart
 from coco.picture_files import files_alike, missing_pictures
+from coco.selection import WHOLE, Selection
 
 SPLITS = ("train", "val")
 
@@ -23,10 +24,16 @@ class Splits:
     Args:
         root: what messages call the data set.
         directories, files: of "train" and "val".
+        selection: what to take of them.
     """
 
-    def __init__(self, root: Path, directories: dict[str, Path], files: dict[str, Path]) -> None:
-        self.root, self.directories, self.files = root, directories, files
+    def __init__(
+        self, root: Path, directories: dict[str, Path], files: dict[str, Path], selection: Selection = WHOLE
+    ) -> None:
+        self.root, self.directories, self.files, self.selection = root, directories, files, selection
+        if selection.val_share is not None:  # both are parts of one
+            self.directories = dict.fromkeys(SPLITS, directories["train"])
+            self.files = dict.fromkeys(SPLITS, files["train"])
         self._annotations: dict[str, CocoAnnotations] = {}
         self._found: dict[str, Findings] = {}
 
@@ -37,7 +44,8 @@ class Splits:
                 raise DataError(_how_to_get_data(self.root, [str(self.files[split])]))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # on boxes dropped and clipped: `oddities` says it
-                self._annotations[split] = CocoAnnotations.load(self.files[split])
+                loaded = CocoAnnotations.load(self.files[split])
+            self._annotations[split] = self.selection.of_classes(self.selection.part(loaded, split))
         return self._annotations[split]
 
     def check(self, splits: Sequence[str] = SPLITS, boxes: bool = True) -> None:

@@ -21,7 +21,7 @@ from coco.annotations import CocoAnnotations
 from coco.names import cell, plain
 from coco.splits import DataError, check_same_classes
 from coco.whole_files import replacing, write_text
-from command_line.shared import with_home
+from command_line.shared import with_home, with_selection_of
 from datamodule import COCODataModule
 from evaluation.changed_images import Changed, draw_changed_images
 from evaluation.comparison import Comparison, Difference, class_table, compare, number_table, sentence
@@ -71,6 +71,9 @@ def _data(flags: argparse.Namespace, pictures: bool) -> COCODataModule:
         )
     given = {"val_annotations": flags.annotations, "val_images": flags.images}
     places: dict[str, Any] = {key: str(path.absolute()) for key, path in given.items() if path is not None}
+    checkpoints = [path for path in (flags.a, flags.b) if _results_file(path) is None]
+    if checkpoints:
+        places = with_selection_of(checkpoints[0], places, flags.annotations is not None)
     data = COCODataModule(
         flags.data_root or ".", val_batch_size=flags.batch_size, num_workers=flags.num_workers, **places
     )

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line.shared import ScriptCLI, UsageError, listed, with_home
+from command_line.shared import ScriptCLI, UsageError, listed, with_home, with_selection_of
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule
 from deployment.engine import is_exported
@@ -74,6 +74,10 @@ class EvaluateCLI(ScriptCLI):
         check_device(self.config.trainer)
         if self.config.compile:
             check_compile(self.config.trainer)
+        data = self.config.data.as_dict()
+        given = data["val_annotations"] != self.parser.get_default("data.val_annotations")
+        for name, value in with_selection_of(self.config.model.path, data, given).items():
+            self.config.data[name] = value
         COCODataModule(**self.config.data.as_dict()).check(("val",))
 
     def _check_exported(self, path: Any) -> None:

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from checkpoints.files import CheckpointError
+from checkpoints.files import CheckpointError, read_outline
 from coco.annotations import AnnotationError
 from coco.decoding import ImageError
 from coco.names import plain
+from coco.selection import WHOLE, Selection
 from coco.splits import DataError
 from command_line.allowed_classes import AllowedClasses, ClassRefused, take_flag
 from command_line.config_text import ConfigTextError
@@ -213,3 +216,32 @@ def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:
 def listed(value: Any) -> list[Any]:
     """Callbacks or plugins as a list; Lightning takes one object, several, or None."""
     return [] if value is None else [*value] if isinstance(value, (list, tuple)) else [value]
+
+
+def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool) -> dict[str, Any]:
+    """The settings of a data module, with the classes and the validation part that a checkpoint's run chose, unless
+    others are given; a line says so.
+
+    Args:
+        path: a checkpoint. data: settings of `COCODataModule`, or some of them. val_given: the images to evaluate were
+            named, so that they are no part of the training ones.
+
+    Raises:
+        CheckpointError: one that cannot be read.
+    """
+    names = {"classes": "classes", "merge": "merge_classes", "single_class": "single_class"}
+    if not val_given:
+        names |= {"val_share": "val_share", "val_seed": "val_seed"}
+    saved = read_outline(path).get("COCODataModule", {})
+    try:
+        saved = saved.get("selection", {})
+        Selection.of(*(saved.get(key, value) for key, value in asdict(WHOLE).items()))
+    except (AttributeError, TypeError, ValueError):
+        raise CheckpointError(f"{path}: what it says of its classes and images cannot be read") from None
+    whole = asdict(WHOLE)
+    chosen = {names[key]: value for key, value in saved.items() if key in names and value != whole[key]}
+    if not chosen or any(data.get(name) not in (None, False, {}, whole.get(name)) for name in names.values()):
+        return dict(data)
+    told = ", ".join(f"{name} {plain(str(value))}" for name, value in chosen.items())
+    rank_zero_info(f"as the checkpoint's run chose: {told}")
+    return {**data, **chosen}

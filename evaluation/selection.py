@@ -8,9 +8,8 @@ import numpy as np
 from coco.annotation_checks import AnnotationError
 from coco.annotations import CocoAnnotations
 from coco.names import look_alikes, shown, told_apart
+from coco.selection import ANY_CLASS
 from evaluation.detections import Detections
-
-ANY_CLASS = "object"  # the one class of class-agnostic numbers
 
 
 def of_classes(

@@ -195,3 +195,19 @@ def test_a_file_of_the_same_letters_and_other_bytes_is_told_apart(data, tmp_path
     for flags in ([], ["--fast"]):
         (problem,) = run(data, tmp_path, *flags)[1]["problems"]
         assert r"'caf\xe9.jpg' is not 'cafe\u0301.jpg' (Unicode form NFC against NFD)" in problem
+
+
+def test_it_looks_at_what_a_run_would_take(sample, tmp_path, capsys):
+    data = shutil.copytree(sample, tmp_path / "data")
+    shutil.rmtree(data / "val2017")
+    (data / "annotations/instances_val2017.json").unlink()
+    output = ["--output", str(tmp_path / "check.png"), "--json", str(tmp_path / "check.json"), "--fast"]
+    choice = ["--classes", "disc,angular", "--merge_classes", "angular=square+triangle", "--val_share", "0.25"]
+    assert check.main([str(data), *output, *choice]) == 0
+    figures = json.loads((tmp_path / "check.json").read_text())["figures"]
+    assert (figures["train"]["images"], figures["val"]["images"]) == (18, 6)
+    assert [row["name"] for row in figures["val"]["classes"]] == ["disc", "angular"]
+    assert check.main([str(data), *output, "--val_share", "0.25", "--classes", "circle"]) == 1
+    assert "--data.classes: circle: no class of" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        check.main([str(data), *output, "--val_share", "2"])

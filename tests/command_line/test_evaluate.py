@@ -14,6 +14,7 @@ from coco.splits import DataError
 from command_line.evaluate import evaluate
 from ssd_module import load_module
 from tests.conftest import PROJECT
+from tests.training.test_resuming import run
 
 NAMES = ("disc", "square", "triangle", "cross")
 
@@ -154,3 +155,29 @@ def test_two_processes_give_the_numbers_of_one(common, day, tmp_path):
     assert json.loads((tmp_path / "numbers").read_text()) == pytest.approx(alone, abs=1e-6)
     after = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [each["images"] for each in after["slices"]] == [each["images"] for each in before["slices"]]
+
+
+def test_a_checkpoint_is_evaluated_on_the_classes_and_images_that_its_run_chose(sample, tmp_path, caplog, capsys):
+    """Trained without a validation part in the data set."""
+    data = shutil.copytree(sample, tmp_path / "data")
+    shutil.rmtree(data / "val2017")
+    (data / "annotations" / "instances_val2017.json").unlink()
+    choice = ("--data.classes", "disc,angular", "--data.merge_classes", "angular=square+triangle")
+    trainer = run(data, tmp_path / "run", *choice, "--data.val_share", "0.25", "--max_epochs", "1")
+    assert (
+        "validation: 6 of the 24 training images (--data.val_share 0.25, --data.val_seed 0)" in capsys.readouterr().err
+    )
+    evaluated = sorted(trainer.lightning_module.metric.evaluated_ids)
+    assert trainer.lightning_module.class_names == ("disc", "angular") and len(evaluated) == 6
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    flags = ["--ckpt_path", str(checkpoint), "--data_root", str(data), "--accelerator", "cpu", "--num_workers", "0"]
+    with caplog.at_level("INFO"):
+        numbers = evaluate([*flags, "--report", str(tmp_path / "report")])
+    assert "as the checkpoint's run chose: classes ['disc', 'angular'], merge_classes" in caplog.text
+    assert numbers["mAP"] == pytest.approx(float(trainer.callback_metrics["mAP"]), abs=1e-6)
+    assert json.loads((tmp_path / "report/report.json").read_text())["images"] == 6
+    ours = ["--annotations", str(sample / "annotations/instances_val2017.json"), "--images", str(sample / "val2017")]
+    evaluate([*flags, *ours, "--report", str(tmp_path / "given")])
+    assert json.loads((tmp_path / "given/report.json").read_text())["images"] == 10, "other images: all of them"
+    with pytest.raises(DataError, match=r"the checkpoint's classes \(2\) are not those of"):
+        evaluate([*flags, "--data.single_class", "true", "--data.val_share", "0.25"])

@@ -139,6 +139,16 @@ VARIANTS = {
     "validation after some epochs": ["--trainer.check_val_every_n_epoch", "2"],
     "a number of steps": ["--trainer.max_steps", "5"],
     "bf16": ["--precision", "bf16-mixed"],
+    "some classes, two as one, and a validation part of its own": [
+        *(
+            "--data.classes",
+            "disc,angular",
+            "--data.merge_classes",
+            "angular=square+triangle",
+            "--data.val_share",
+            "0.3",
+        ),
+    ],
     "the options of short runs": [
         *("--model.optimizer", "adamw", "--model.schedule", "cosine", "--model.background_prior", "0.75"),
         *("--data.augmentation.zoom_out", "3", "--data.augmentation.crop_side", "0.6", "--data.augmentation.hue", "0"),
