@@ -15,12 +15,12 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from typing_extensions import override
 
 from training import stop_signals
+from training.ranks import Greatest
 
 # Of SLURM: the default of Lightning's SLURMEnvironment, and the one that its documentation chooses.
 REQUEUE_SIGNALS = tuple(signal.Signals[name] for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name))
@@ -39,9 +39,10 @@ class Preempted(Exception):
 class LastCheckpoint(Checkpoint):
     """Saves `directory/last.ckpt` every `every_n_steps` optimiser steps and every `every_minutes`, whichever is given.
 
-    On SIGTERM, SIGINT and SIGHUP, unless the process was started to ignore it, it saves at the next optimiser step, or
-    stops a validation, before which it has saved, and raises Preempted on all ranks, once the step's numbers are
-    logged. A second SIGINT interrupts at once. `told_to_stop` says whether a signal came too late for that.
+    On SIGTERM, SIGINT and SIGHUP, unless the process was started to ignore it, it saves at the next optimiser step (on
+    several devices at the one after, by when they agree without having waited), or stops a validation, before which it
+    has saved, and raises Preempted on all ranks, once the step's numbers are logged. A second
+    SIGINT interrupts at once. `told_to_stop` says whether a signal came too late for that.
     Under SLURM with auto-requeue, SIGTERM and the requeue signal stay Lightning's; what it does on SIGUSR1 is put off
     to the next optimiser step.
     """
@@ -56,6 +57,7 @@ class LastCheckpoint(Checkpoint):
         self._requeue: Any = None  # Lightning's handler of SLURM's requeue signal
         self._requeue_asked = False
         self._saved_step: int | None = None
+        self._greatest = Greatest()  # wish of all ranks
         self._stopping = False  # as soon as the numbers of the step or the epoch, which is saved, have been logged
 
     @property
@@ -75,6 +77,7 @@ class LastCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
+        self._greatest = Greatest()
         self._take_signals()
 
     @override
@@ -93,8 +96,8 @@ class LastCheckpoint(Checkpoint):
             return  # after the last batch of an epoch, on_validation_start or on_train_epoch_end saves
         if self._validates_next(trainer, batch_idx):
             return  # on_validation_start saves; from here Lightning would go on without the validation
-        asked = self._agreed(trainer, self._wish() or (SAVE if self._is_due(trainer) else NOTHING))
-        if asked:
+        asked = self._agreed_before(trainer, self._wish() or (SAVE if self._minutes_are_over() else NOTHING))
+        if asked or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self._save(trainer)
         self._act(trainer, asked)
 
@@ -145,9 +148,7 @@ class LastCheckpoint(Checkpoint):
             return (trainer.fit_loop.total_batch_idx + 1) % every_batches == 0
         return (trainer.current_epoch + 1) % every_epochs == 0 and (batch_idx + 1) % every_batches == 0
 
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            return True
+    def _minutes_are_over(self) -> bool:
         return self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
 
     def _wish(self) -> int:
@@ -157,8 +158,18 @@ class LastCheckpoint(Checkpoint):
         """The greatest wish of all ranks; a signal or a clock may reach them in different steps."""
         if trainer.world_size == 1:
             return wish
-        flag = torch.tensor(wish, dtype=torch.int32, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(flag, reduce_op="max"))
+        before = self._greatest.read()
+        self._greatest.ask(wish, trainer.strategy.root_device)
+        return max(before, self._greatest.read())
+
+    def _agreed_before(self, trainer: pl.Trainer, wish: int) -> int:
+        """The same of the wishes at the last call, which no rank waits for; one that was granted is not put again."""
+        if trainer.world_size == 1:
+            return wish
+        agreed = self._greatest.read()
+        if not agreed:
+            self._greatest.ask(wish, trainer.strategy.root_device)
+        return agreed
 
     def _act(self, trainer: pl.Trainer, asked: int) -> None:
         self._stopping = asked == STOP

@@ -11,10 +11,10 @@ from training.last_checkpoint import LastCheckpoint, Preempted
 class FakeTrainer(SimpleNamespace):
     """As much of a Trainer as steps of training need; `saved` lists the steps that were saved."""
 
-    def __init__(self, accumulated=1):
+    def __init__(self, accumulated=1, world_size=1, **more):
         super().__init__(
-            accumulate_grad_batches=accumulated, world_size=1, global_step=0, is_last_batch=False, current_epoch=0,
-            check_val_every_n_epoch=1, val_check_batch=100, enable_validation=True, saved=[],
+            accumulate_grad_batches=accumulated, world_size=world_size, global_step=0, is_last_batch=False,
+            current_epoch=0, check_val_every_n_epoch=1, val_check_batch=100, enable_validation=True, saved=[], **more,
         )  # fmt: skip
 
     def save_checkpoint(self, path):
