@@ -73,6 +73,8 @@ class COCODataModule(pl.LightningDataModule):
         single_class: all classes are one.
         val_share: of the training images, for validation, where the data set has no such part; stratified by class
             (`coco.splitting`). val_seed: which ones; the same images for every `seed`.
+        upright: boxes are those of pictures turned as their EXIF orientation says; by default of pictures as stored, as
+            COCO and the published recipe have them.
         damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
             another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
@@ -107,6 +109,7 @@ class COCODataModule(pl.LightningDataModule):
         single_class: bool = False,
         val_share: float | None = None,
         val_seed: int = 0,
+        upright: bool = False,
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
@@ -120,7 +123,7 @@ class COCODataModule(pl.LightningDataModule):
             raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
         self.data_root = Path(data_root)
         try:
-            self.selection = Selection.of(classes, merge_classes, single_class, val_share, val_seed)
+            self.selection = Selection.of(classes, merge_classes, single_class, val_share, val_seed, upright)
         except SelectionError as error:
             raise DataError(str(error)) from None
         self._splits = Splits(
@@ -252,6 +255,7 @@ class COCODataModule(pl.LightningDataModule):
             "pictures": self._val_pictures,
             "images": min(len(self.val_annotations), self.val_limit or len(self.val_annotations)),
             "decoder": self.decoder_name,
+            **({"upright": True} if self.selection.upright else {}),
         }
 
     @property

@@ -52,6 +52,7 @@ class CocoAnnotations:
     trainable: np.ndarray  # int64, indices of the images with at least one training box
     num_dropped: int  # annotations without a training box: no size (below MIN_SIDE), or outside the image
     num_clipped: int  # training boxes that stuck out of the image by more than STICKS_OUT_PX
+    upright = False  # whether sizes and boxes are those of pictures turned as their EXIF orientation says
 
     @classmethod
     def load(cls, path: str | Path, cache: bool = True) -> "CocoAnnotations":
@@ -117,6 +118,12 @@ class CocoAnnotations:
         rows = slice(self._first_training[i], self._first_training[i + 1])
         return self._training_boxes[rows].copy(), self._training_labels[rows].copy()
 
+    def of_upright_pictures(self) -> "CocoAnnotations":
+        """The same, drawn on pictures that were turned upright."""
+        turned = CocoAnnotations(self.path, self._contents, self._cache_path)
+        turned.upright = True
+        return turned
+
     def relabelled(self, new: np.ndarray, class_names: Sequence[str], category_ids: Sequence[int]) -> "CocoAnnotations":
         """The same images with other classes.
 
@@ -163,7 +170,8 @@ class CocoAnnotations:
         digest = hashlib.blake2b(b"".join([classes, *content]), digest_size=32).hexdigest()
         same = {"class_names": tuple(class_names), "category_ids": tuple(category_ids), "digest": digest}
         meta = msgspec.structs.replace(self._contents.meta, **derived, **same)
-        return CocoAnnotations(self.path, Contents(meta, arrays), None)
+        made = CocoAnnotations(self.path, Contents(meta, arrays), None)
+        return made.of_upright_pictures() if self.upright else made
 
     def _image_of_rows(self) -> np.ndarray:
         """int64 [M], the index of each annotation's image."""
@@ -171,8 +179,8 @@ class CocoAnnotations:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._cache_path is None:
-            return type(self), (self.path, self._contents, None)
-        return _from_cache, (type(self), self.path, self._cache_path, self.digest)
+            return _from_contents, (type(self), self.path, self._contents, self.upright)
+        return _from_cache, (type(self), self.path, self._cache_path, self.digest, self.upright)
 
     def _oddities(self) -> str:
         return (
@@ -182,17 +190,25 @@ class CocoAnnotations:
         )
 
 
-def _from_cache(cls: type[CocoAnnotations], path: Path, cache_path: Path, digest: str) -> CocoAnnotations:
+def _from_contents(cls: type[CocoAnnotations], path: Path, contents: Contents, upright: bool) -> CocoAnnotations:
+    annotations = cls(path, contents, None)
+    return annotations.of_upright_pictures() if upright else annotations
+
+
+def _from_cache(
+    cls: type[CocoAnnotations], path: Path, cache_path: Path, digest: str, upright: bool
+) -> CocoAnnotations:
+    annotations = None
     try:
         contents = open_cache(cache_path)
         if contents.meta.digest == digest:
-            return cls(path, contents, cache_path)
+            annotations = cls(path, contents, cache_path)
     except (OSError, BrokenCache):
         pass
-    annotations = cls.load(path)  # the cache is gone or was built anew
+    annotations = annotations or cls.load(path)  # the cache is gone or was built anew
     if annotations.digest != digest:
         raise AnnotationError(f"{path}: has changed since it was loaded, so indices no longer agree. Start again.")
-    return annotations
+    return annotations.of_upright_pictures() if upright else annotations
 
 
 def _build(path: Path) -> Contents:

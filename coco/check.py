@@ -33,6 +33,10 @@ from ssd.grid import best_iou
 BestIou = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[str, int, int], None]
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+TURNED = (
+    "pictures are stored turned (EXIF orientation); their boxes are taken for pictures as stored, like COCO's. Most "
+    "labelling tools show them upright: where the contact sheet has boxes beside their objects, --data.upright true"
+)
 MANY_UNMATCHED = 0.2  # share of boxes without a well-fitting default box that is worth a note
 
 
@@ -84,7 +88,9 @@ def check(
             faults = [f"{directory / name}: no such image file" for name in missing]
             contents[split] = {}
         else:
-            faults, contents[split] = open_pictures(annotations, directory, partial(progress, split))
+            faults, contents[split], turned = open_pictures(annotations, directory, partial(progress, split))
+            if turned and not selection.upright:
+                report.notes.append(f"{split}: {turned} {TURNED}")
         _add_pictures(split, annotations, directory, faults, contents[split], report)
     if len(read) == 2:
         _compare_classes(read["train"], read["val"], report)
@@ -165,7 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     # What a run is told by the same names with `data.` before them.
     add("--classes", metavar="A,B", help="these classes alone")
     add("--merge_classes", metavar="NEW=A+B", help="classes that are one")
-    add("--single_class", type=lambda text: text == "true", metavar="true", default=False, help="all classes are one")
+    add("--single_class", type=_true, metavar="true", default=False, help="all classes are one")
+    add("--upright", type=_true, metavar="true", default=False, help="boxes were drawn on pictures turned by EXIF")
     add("--val_share", type=float, metavar="S", help="of the training images, for validation")
     add("--val_seed", type=int, default=0, help="of that choice (default 0)")
     add("--output", type=_path, default=Path("check.png"), help="the contact sheet (default %(default)s)")
@@ -173,12 +180,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _true(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text}: expected true or false")
+    return text == "true"
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
 def _selection(args: argparse.Namespace) -> Selection:
-    return Selection.of(args.classes, args.merge_classes, args.single_class, args.val_share, args.val_seed)
+    return Selection.of(
+        args.classes, args.merge_classes, args.single_class, args.val_share, args.val_seed, args.upright
+    )
 
 
 def _annotations(
@@ -188,7 +203,7 @@ def _annotations(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # dropped and clipped boxes, which the figures have
-            annotations = selection.of_classes(selection.part(CocoAnnotations.load(file), split))
+            annotations = selection.take(CocoAnnotations.load(file), split)
     except (AnnotationError, SelectionError) as error:
         report.problems.append(str(error))
         annotations = None

@@ -50,7 +50,7 @@ def _tiles(annotations: CocoAnnotations, directory: Path, draw: Draw, count: int
     for i in with_boxes[np.linspace(0, len(with_boxes) - 1, min(count, len(with_boxes))).astype(int)].tolist():
         name = annotations.file_name(i)
         try:
-            picture = decode(directory / name)
+            picture = decode(directory / name, annotations.upright)
         except ImageError:
             continue
         scale = (TILE - MARGIN) / max(picture.size)

@@ -62,7 +62,9 @@ class TrainingDataset(torch.utils.data.Dataset):
         sample = draw_sample(rng, *size, boxes, labels, self.augmentation)
         path = self.directory / self.annotations.file_name(index)
         return {
-            "image": decode_crop(path, INPUT_SIZE, size, sample.crop, sample.flip, self.decoder, sample.place),
+            "image": decode_crop(
+                path, INPUT_SIZE, size, sample.crop, sample.flip, self.decoder, sample.place, self.annotations.upright
+            ),
             "boxes": sample.boxes,
             "labels": sample.labels,
             "colour": sample.colour,
@@ -96,7 +98,7 @@ class EvaluationDataset(torch.utils.data.Dataset):
         path = self.directory / self.annotations.file_name(index)
         boxes, labels = self.annotations.training_boxes(index)
         return {
-            "image": decode_crop(path, INPUT_SIZE, size, decoder=self.decoder),
+            "image": decode_crop(path, INPUT_SIZE, size, decoder=self.decoder, upright=self.annotations.upright),
             "image_id": int(self.annotations.image_ids[index]),
             "size": size,
             **({"boxes": boxes, "labels": labels} if self.truths else {}),

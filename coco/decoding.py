@@ -1,7 +1,8 @@
 """Picture files -> RGB pixels, by Pillow; JPEGs also by a faster decoder, which accepts the same files.
 
 Policy for every file, whichever decoder reads it: pictures of every mode and depth become RGB as coco/picture_modes.py
-says; EXIF orientation is ignored in every format, as the published recipe and COCO's own tools do; of several frames
+says; EXIF orientation is ignored in every format, as the published recipe and COCO's own tools do, unless a caller asks
+for upright pictures; of several frames
 the first is taken; more than twice Pillow's `Image.MAX_IMAGE_PIXELS` is refused before anything is decoded, as
 is what would take far longer than its size (coco/picture_limits.py).
 """
@@ -19,7 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from coco.picture_limits import check_file_size, check_jpeg, check_pixels
-from coco.picture_modes import UPRIGHT, has_more_frames, orientation_of, stored_size, to_rgb
+from coco.picture_modes import SIDEWAYS, UPRIGHT, has_more_frames, orientation_of, stored_size, to_rgb
 
 try:
     import simplejpeg
@@ -59,27 +60,35 @@ def decoder_name(decoder: str = "auto") -> str:
     return f"simplejpeg {simplejpeg.__version__}" if _is_fast(decoder) else f"Pillow {PIL.__version__}"
 
 
-def decode(path: Path) -> Image.Image:
-    """The whole picture, RGB, as stored, by Pillow.
+def decode(path: Path, upright: bool = False) -> Image.Image:
+    """The whole picture, RGB, by Pillow: as stored, or turned upright as EXIF says.
 
     Raises:
         ImageError: missing or unreadable; DamagedImageError: see there.
     """
     with _opened(path) as (_, picture):
-        return to_rgb(picture)
+        return _turned(picture) if upright else to_rgb(picture)
 
 
 def decode_upright(path: Path) -> tuple[Image.Image, bool]:
-    """The whole picture, RGB, turned upright as EXIF says; and whether the file holds more frames than this first one.
+    """`decode` upright; and whether the file holds more frames than this first one.
 
     Raises:
         ImageError: as `decode`.
     """
     with _opened(path) as (_, picture):
-        of_tiff, more_frames = orientation_of(picture) if picture.format == "TIFF" else None, has_more_frames(picture)
-        rgb = to_rgb(picture)
-        turn = UPRIGHT.get(of_tiff or orientation_of(picture))
-        return rgb if turn is None else rgb.transpose(turn), more_frames
+        more_frames = has_more_frames(picture)
+        return _turned(picture), more_frames
+
+
+def orientation(path: Path) -> int:
+    """EXIF's, 1 (upright) where there is none.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _opened(path) as (_, picture):
+        return orientation_of(picture)
 
 
 def decode_crop(
@@ -90,6 +99,7 @@ def decode_crop(
     flip: bool = False,
     decoder: str = "auto",
     place: tuple[int, int, int, int] | None = None,
+    upright: bool = False,
 ) -> np.ndarray:
     """A part of a picture, or all of it, resized with antialiasing: uint8 [size, size, 3], RGB.
 
@@ -101,21 +111,23 @@ def decode_crop(
         crop: (left, top, right, bottom) in pixels.
         flip: mirrored, left to right.
         place: (left, top, right, bottom) of the result, where the crop goes, with grey around it; all by default.
+        upright: turned as EXIF says, before anything else; size and crop are the upright picture's.
 
     Raises:
         ImageError: missing or unreadable; DamagedImageError: see there.
     """
     with _opened(path) as (file, picture):
-        if (stored := stored_size(picture)) != annotated_size:
-            as_stored = " as stored" if stored != picture.size else ""  # the annotations' may be those of a turned TIFF
-            raise DamagedImageError(
-                f"{path}: {stored[0]}x{stored[1]} pixels{as_stored}, but {annotated_size[0]}x{annotated_size[1]} in "
-                "its annotation, so its boxes would be wrong. Correct the annotation or the file"
-            )
+        turn = UPRIGHT.get(orientation_of(picture)) if upright else None
+        stored = stored_size(picture)
+        seen = stored[::-1] if turn in SIDEWAYS else stored
+        if seen != annotated_size:
+            raise DamagedImageError(f"{path}: {_other_size(picture, seen, annotated_size, upright)}")
         pixels = _decode_jpeg(file, picture) if _is_fast(decoder) else None
         if pixels is None:
             pixels = np.array(to_rgb(picture))
-        left, top, right, bottom = crop or (0, 0, *stored)
+        if turn is not None:
+            pixels = np.array(Image.fromarray(pixels).transpose(turn))
+        left, top, right, bottom = crop or (0, 0, *seen)
         # Cropped first: resizing a part of the whole would blend in pixels from outside the crop.
         pixels = pixels[top:bottom, left:right]
         if place is None or place == (0, 0, size, size):
@@ -124,6 +136,29 @@ def decode_crop(
         canvas = np.full((size, size, 3), GREY, np.uint8)
         canvas[top:bottom, left:right] = resize(pixels, (right - left, bottom - top), flip, decoder)
         return canvas
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    # Of a TIFF the orientation is there before its pixels are loaded, of others behind them; see `orientation_of`.
+    of_tiff = orientation_of(picture) if picture.format == "TIFF" else None
+    rgb = to_rgb(picture)
+    turn = UPRIGHT.get(of_tiff or orientation_of(picture))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def take_turned(upright: bool) -> str:
+    """What takes pictures the other way than now."""
+    return f"--data.upright {'false' if upright else 'true'} takes it so"
+
+
+def _other_size(picture: Image.Image, seen: tuple[int, int], annotated: tuple[int, int], upright: bool) -> str:
+    """What to say of a picture that has not the size that its annotation says."""
+    how = "" if seen == picture.size else " as stored" if not upright else " when upright"
+    told = f"{seen[0]}x{seen[1]} pixels{how}, but {annotated[0]}x{annotated[1]} in its annotation"
+    if seen == annotated[::-1] and UPRIGHT.get(orientation_of(picture)) in SIDEWAYS:
+        told += ", which is that of the picture turned by its EXIF orientation" if not upright else ", as it is stored"
+        return f"{told}; {take_turned(upright)}"
+    return f"{told}, so its boxes would be wrong. Correct the annotation or the file"
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], flip: bool = False, decoder: str = "auto") -> np.ndarray:

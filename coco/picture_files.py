@@ -13,7 +13,7 @@ import numpy as np
 
 from coco.annotations import CocoAnnotations
 from coco.cores import usable_cores
-from coco.decoding import ImageError, decode
+from coco.decoding import ImageError, decode, orientation, take_turned
 from coco.names import look_alikes
 
 READ, MEASURED = 64, 1024  # pictures: a second's work for a slow network disk, whatever the data set's size
@@ -74,39 +74,44 @@ def files_alike(missing: Sequence[str], directory: Path) -> list[tuple[str, str]
 
 def open_pictures(
     annotations: CocoAnnotations, directory: Path, progress: Callable[[int, int], None], threads: int | None = None
-) -> tuple[list[str], dict[bytes, list[str]]]:
+) -> tuple[list[str], dict[bytes, list[str]], int]:
     """Decodes every picture.
 
     Args:
         progress: called with the number of pictures done and of all.
 
     Returns:
-        One line for each picture that is missing, cannot be decoded or has not the annotated size; and the paths of
-        the good ones by the hash of the file's content.
+        One line for each picture that is missing, cannot be decoded or has not the annotated size; the paths of the
+        good ones by the hash of the file's content; and how many of these are stored turned, by their EXIF orientation.
     """
     faults: list[str] = []
+    turned = 0
     by_content: dict[bytes, list[str]] = {}
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
         looks = pool.map(lambda i: _look_at(annotations, directory, i), range(len(annotations)))
-        for i, (fault, digest) in enumerate(looks):
+        for i, (fault, digest, is_turned) in enumerate(looks):
+            turned += is_turned
             if fault:
                 faults.append(fault)
             else:
                 by_content.setdefault(digest, []).append(str(directory / annotations.file_name(i)))
             progress(i + 1, len(annotations))
-    return faults, by_content
+    return faults, by_content, turned
 
 
-def _look_at(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[str | None, bytes]:
-    """What is wrong with picture i, and the hash of its file."""
+def _look_at(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[str | None, bytes, bool]:
+    """What is wrong with picture i, the hash of its file, and whether it is stored turned."""
     path = directory / annotations.file_name(i)
     annotated = (int(annotations.widths[i]), int(annotations.heights[i]))
     try:
-        size = decode(path).size
+        size, turned = decode(path, annotations.upright).size, orientation(path) != 1
     except ImageError as error:
-        return str(error), b""
+        return str(error), b"", False
     if size != annotated:
-        turned = " (width and height swapped)" if size == annotated[::-1] else ""
-        return f"{path}: {size[0]}x{size[1]} pixels, but {annotated[0]}x{annotated[1]} in the annotations{turned}", b""
+        told = f"{path}: {size[0]}x{size[1]} pixels, but {annotated[0]}x{annotated[1]} in the annotations"
+        if size == annotated[::-1]:
+            told += " (width and height swapped)"
+            told += f"; it has an EXIF orientation: {take_turned(annotations.upright)}" if turned else ""
+        return told, b"", False
     with open(path, "rb") as file:
-        return None, hashlib.blake2b(file.read(), digest_size=16).digest()
+        return None, hashlib.blake2b(file.read(), digest_size=16).digest(), turned

@@ -32,6 +32,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = tuple(UPRIGHT[i] for i in (5, 6, 7, 8))  # that swap width and height
 _AS_STORED = {**UPRIGHT, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # the way back
 # TIFF tags
 _WIDTH, _HEIGHT, _DEPTHS, _PHOTOMETRIC, _SAMPLE_FORMAT, _GDAL_NO_DATA = 256, 257, 258, 262, 339, 42113

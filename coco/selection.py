@@ -24,7 +24,7 @@ class Selection:
     classes: names of those to take, after merging; None is all. merge: new name -> names of the classes that it stands
     for, which keeps the least of their category ids. single_class: all that is taken is one class, `ANY_CLASS` of id 1.
     val_share: of the images of the training part, by `splitting.validation_images`; None, there is a validation part.
-    val_seed: of that choice.
+    val_seed: of that choice. upright: boxes were drawn on pictures turned as their EXIF orientation says.
     """
 
     classes: list[str] | None = None
@@ -32,6 +32,7 @@ class Selection:
     single_class: bool = False
     val_share: float | None = None
     val_seed: int = 0
+    upright: bool = False
 
     @classmethod
     def of(
@@ -41,6 +42,7 @@ class Selection:
         single_class: bool,
         val_share: float | None,
         val_seed: int,
+        upright: bool,
     ) -> "Selection":
         """Of settings as typed: `person,car`, `vehicle=car+truck,pet=cat+dog`, or lists and mappings of a YAML.
 
@@ -63,11 +65,20 @@ class Selection:
         if val_share is not None and not 0 < val_share < 1:
             raise SelectionError(f"--data.val_share {val_share}: expected a share above 0 and below 1")
         chosen = [str(name) for name in classes] if classes else None
-        return cls(chosen, new, single_class, val_share, val_seed)
+        return cls(chosen, new, single_class, val_share, val_seed, upright)
 
     @property
     def changes_classes(self) -> bool:
         return bool(self.classes or self.merge or self.single_class)
+
+    def take(self, annotations: CocoAnnotations, split: str) -> CocoAnnotations:
+        """What is chosen of the annotations of a split, "train" or "val".
+
+        Raises:
+            AnnotationError, SelectionError: a choice that they do not have.
+        """
+        chosen = self.of_classes(self.part(annotations, split))
+        return chosen.of_upright_pictures() if self.upright else chosen
 
     def part(self, annotations: CocoAnnotations, split: str) -> CocoAnnotations:
         """The images of a split, "train" or "val", where both are parts of the same file."""

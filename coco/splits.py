@@ -45,7 +45,7 @@ class Splits:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # on boxes dropped and clipped: `oddities` says it
                 loaded = CocoAnnotations.load(self.files[split])
-            self._annotations[split] = self.selection.of_classes(self.selection.part(loaded, split))
+            self._annotations[split] = self.selection.take(loaded, split)
         return self._annotations[split]
 
     def check(self, splits: Sequence[str] = SPLITS, boxes: bool = True) -> None:

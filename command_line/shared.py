@@ -229,7 +229,7 @@ def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool
     Raises:
         CheckpointError: one that cannot be read.
     """
-    names = {"classes": "classes", "merge": "merge_classes", "single_class": "single_class"}
+    names = {"classes": "classes", "merge": "merge_classes", "single_class": "single_class", "upright": "upright"}
     if not val_given:
         names |= {"val_share": "val_share", "val_seed": "val_seed"}
     saved = read_outline(path).get("COCODataModule", {})

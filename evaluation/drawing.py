@@ -105,7 +105,7 @@ def crop_around(picture: Image.Image, box: np.ndarray, colour: Colour) -> Image.
 def open_image(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[Path, Image.Image]:
     """Path and RGB picture of image i of the annotations."""
     path = directory / annotations.file_name(i)
-    return path, decode(path)
+    return path, decode(path, annotations.upright)
 
 
 def class_colour(label: int, num_classes: int) -> Colour:

@@ -211,3 +211,26 @@ def test_it_looks_at_what_a_run_would_take(sample, tmp_path, capsys):
     assert "--data.classes: circle: no class of" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         check.main([str(data), *output, "--val_share", "2"])
+
+
+def test_pictures_stored_turned_are_noted_and_ones_annotated_upright_are_taken_so(sample, tmp_path, capsys):
+    data = shutil.copytree(sample, tmp_path / "data")
+    for path in (data / "train2017").iterdir():
+        upright, exif = Image.open(path), Image.Exif()
+        exif[0x0112] = 6
+        upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    code, report = check.main([str(data), "--output", str(tmp_path / "a.png")]), capsys.readouterr().out
+    assert code == 1 and "it has an EXIF orientation: --data.upright true takes it so" in report
+    assert check.main([str(data), "--upright", "true", "--output", str(tmp_path / "a.png")]) == 0
+    batch = next(iter(COCODataModule(str(data), upright=True, batch_size=4, num_workers=0).train_dataloader()))
+    original = next(iter(COCODataModule(str(sample), batch_size=4, num_workers=0).train_dataloader()))
+    assert (batch["images"].float() - original["images"].float()).abs().mean() < 8, "but for JPEG's loss"
+    (data / "annotations").rename(data / "as_annotated")
+    swapped = shutil.copytree(data / "as_annotated", data / "annotations") / "instances_train2017.json"
+    content = json.loads(swapped.read_text())
+    for image in content["images"]:
+        image["width"], image["height"] = image["height"], image["width"]
+    content["annotations"] = [{**content["annotations"][0], "bbox": [1, 1, 20, 20]}]
+    swapped.write_text(json.dumps(content))
+    assert check.main([str(data), "--output", str(tmp_path / "a.png")]) == 0
+    assert "24 pictures are stored turned (EXIF orientation); their boxes are taken" in capsys.readouterr().out

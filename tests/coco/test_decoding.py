@@ -278,3 +278,32 @@ def test_a_dark_png_of_16_bits_a_channel_is_refused_for_prediction_as_for_traini
     for read in (decode, decode_upright):
         with pytest.raises(DamagedImageError, match="the upper ones are unused"):
             read(tmp_path / "x.png")
+
+
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE"}
+TURNS[8] = "ROTATE_270"  # the way from upright to stored
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pillow"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_picture_stored_turned_is_upright_where_that_is_asked_for(orientation, decoder, tmp_path):
+    """Against the same picture stored upright: crop, place, flip and size are the upright picture's."""
+    upright = Image.fromarray(scene())
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = upright.transpose(Image.Transpose[TURNS[orientation]])
+    turned.save(tmp_path / "turned.png", exif=exif)
+    how = ((100, 50, 400, 300), True, decoder, (20, 30, 220, 250))
+    expected = decode_crop(tmp_path / "upright.png", 300, (640, 480), *how)
+    assert np.array_equal(decode_crop(tmp_path / "turned.png", 300, (640, 480), *how, upright=True), expected)
+    assert np.array_equal(np.asarray(decode(tmp_path / "turned.png", upright=True)), np.asarray(upright))
+    if turned.size != upright.size:
+        with pytest.raises(
+            DamagedImageError,
+            match=r"480x640 pixels, but 640x480 in its annotation, which is that of "
+            r"the picture turned by its EXIF orientation; --data.upright true takes it so",
+        ):
+            decode_crop(tmp_path / "turned.png", 300, (640, 480), decoder=decoder)
+        with pytest.raises(DamagedImageError, match=r"640x480 pixels when upright, but 480x640 .*--data.upright false"):
+            decode_crop(tmp_path / "turned.png", 300, (480, 640), decoder=decoder, upright=True)

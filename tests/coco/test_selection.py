@@ -7,8 +7,8 @@ from coco.annotations import AnnotationError, CocoAnnotations
 from coco.selection import WHOLE, Selection, SelectionError
 
 
-def select(classes=None, merge=None, single_class=False, val_share=None, val_seed=0):
-    return Selection.of(classes, merge, single_class, val_share, val_seed)
+def select(classes=None, merge=None, single_class=False, val_share=None, val_seed=0, upright=False):
+    return Selection.of(classes, merge, single_class, val_share, val_seed, upright)
 
 
 @pytest.fixture
@@ -70,9 +70,11 @@ def test_a_share_of_the_images_is_for_validation_and_no_image_is_in_both_parts(a
 
 
 def test_a_selection_reaches_the_workers(annotations):
-    val = select("disc").of_classes(select(val_share=0.25).part(annotations, "val"))
+    val = select("disc", val_share=0.25, upright=True).take(annotations, "val")
     again = pickle.loads(pickle.dumps(val))
-    assert again.image_ids.tolist() == val.image_ids.tolist() and again.class_names == ("disc",)
+    assert again.image_ids.tolist() == val.image_ids.tolist() and again.class_names == ("disc",) and again.upright
+    whole = pickle.loads(pickle.dumps(select(upright=True).take(annotations, "train")))
+    assert whole.upright and len(whole) == len(annotations)
 
 
 WRONG = {
