@@ -28,7 +28,7 @@ from evaluation.comparison import Comparison, Difference, class_table, compare, 
 from evaluation.detections import Detections
 from evaluation.result_files import read_results
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
-from prediction.exported import check_exported, load_detector
+from prediction.exported import open_detector
 
 TABLE = ("name", "a", "b", "difference", "low", "high", "beyond_noise")
 
@@ -119,8 +119,7 @@ def _images_of_report(results: Path | None, annotations: CocoAnnotations) -> int
 
 
 def _detect(path: Path, data: COCODataModule, trainer_flags: dict[str, Any]) -> Detections:
-    check_exported(path, trainer_flags["accelerator"], trainer_flags["precision"])
-    module = load_detector(path)
+    module = open_detector(path, trainer_flags["accelerator"], trainer_flags["precision"])
     check_same_classes(module.class_names, module.category_ids, data.val_annotations)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     trainer = pl.Trainer(**trainer_flags, **quiet)

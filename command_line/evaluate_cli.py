@@ -13,11 +13,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from command_line.shared import ScriptCLI, UsageError, listed, with_home, with_selection_of
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule
-from deployment.engine import is_exported
+from deployment.engine import is_exported, open_exported
 from evaluation.thresholds import Rule
 from prediction.detector import labels_of
 from prediction.devices import check_compile, check_device, check_score_threshold, device_flags
-from prediction.exported import check_exported, load_detector
+from prediction.exported import load_detector, runs_in_bf16
 from training.pictures import DetectionPictures
 
 # Flags of both forms: name -> settings of argparse's and jsonargparse's `add_argument`.
@@ -36,6 +36,7 @@ class EvaluateCLI(ScriptCLI):
     """Trainer and data as in training; the model comes from `--ckpt_path`."""
 
     def __init__(self, args: Sequence[str]) -> None:
+        self._in_bf16 = False  # an exported file
         short_flags = {"ckpt_path": "model.path", "limit": "data.val_limit"}
         super().__init__(load_detector, _with_whole_paths(args), short_flags)
 
@@ -84,14 +85,17 @@ class EvaluateCLI(ScriptCLI):
         """Of an exported file: it runs on the CPU, as it is."""
         if not is_exported(path):
             return
-        check_exported(path, self.config.trainer.accelerator, self.config.trainer.precision)
-        self.config.trainer.accelerator = "cpu"
+        trainer = self.config.trainer
+        self._in_bf16 = runs_in_bf16(path, trainer.accelerator, trainer.precision, self.precision_is_auto)
+        trainer.accelerator, trainer.precision = "cpu", None
         for name in ("save_thresholds", "fold_batch_norm", "compile"):
             if self.config[name]:
                 raise MisconfigurationException(f"--{name}: {path} is an exported file; give its checkpoint")
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        if self._in_bf16:
+            self.model.engine = open_exported(self.config.model.path, bf16=True)
         if self.config.fold_batch_norm or self.config.compile:
             self.model.optimise_for_inference(self.config.compile)
         if self.config.score_threshold is not None:

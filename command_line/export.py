@@ -9,24 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from checkpoints.compatibility import check_is_ours
-from checkpoints.files import is_published, read_checkpoint, write_durably
+from checkpoints.files import CheckpointError, is_published, read_checkpoint, write_durably
 from checkpoints.published import from_ours
 from coco.dataset import EvaluationDataset
 from command_line.shared import UsageError, with_home
 from datamodule import COCODataModule
-from deployment import onnx
+from deployment import onnx, openvino
 from deployment.about import About
 from deployment.engine import TorchEngine, open_exported
 from deployment.graph import RawGraph
-from deployment.proof import prove, synthetic_pictures
-from prediction.exported import about_of
+from deployment.proof import EXACT, QUANTISED, prove, synthetic_pictures
+from prediction.detector import open_picture, prepare
+from prediction.exported import ExportedDetector, about_of
+from prediction.inputs import find_inputs
 from ssd_module import load_module
+from training.detecting import DetectingModule
 
-SUFFIXES = {"onnx": ".onnx", "published": ".pt"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "published": ".pt"}
 PROVEN = 16  # pictures
+CALIBRATION = 100  # pictures
+OF_FORMATS = {"opset": ("onnx",), "int8": ("openvino",)}  # flag -> the formats that have it; not named: all exported
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -56,22 +62,52 @@ def _published(flags: argparse.Namespace) -> None:
 
 
 def _exported(flags: argparse.Namespace) -> None:
-    module = load_module(flags.ckpt_path)
-    pictures, whose = _pictures(flags)
+    module = load_module(flags.ckpt_path).eval()
+    data = _data(flags)
+    calibration = _drawn(flags.calibrate) if flags.int8 else []
+    pictures, whose = _pictures(data, calibration)
     digest = hashlib.sha256(flags.ckpt_path.read_bytes()).hexdigest()
-    about = about_of(module, "raw" if flags.raw else "detections", flags.batch, digest)
+    numbers = "int8" if flags.int8 else "float32"
+    about = about_of(module, "raw" if flags.raw else "detections", flags.batch, digest, numbers)
     raw = RawGraph(module.model)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export", dir=flags.output.parent) as directory:
         unproven = Path(directory) / flags.output.name
-        onnx.export(raw, about, unproven, flags.opset)
-        proof = prove(open_exported(unproven), TorchEngine(raw, about_of(module, "raw")), pictures)
+        if flags.format == "onnx":
+            onnx.export(raw, about, unproven, flags.opset)
+        else:
+            openvino.export(raw, about, unproven, calibration)
+        bounds = QUANTISED if flags.int8 else EXACT
+        engine, reference = open_exported(unproven), TorchEngine(raw, about_of(module, "raw"))
+        proof = prove(engine, reference, pictures, bounds)
+        print(f"proof beside PyTorch, on {whose}: {proof}")
         proof.check(flags.output)
-        os.replace(unproven, flags.output)
-    print(f"{flags.output}: {flags.ckpt_path} as {flags.format}, {_outputs(about)}")
-    print(f"proof beside PyTorch, on {whose}: {proof}")
-    if not proof.detections:
-        print("without detections this proves little: give --data_root, a data set that the model is for")
+        if not proof.detections:
+            print("without detections this proves little: give --data_root, a data set that the model is for")
+        if data is not None:
+            _compare_precision(flags, module, ExportedDetector(engine), data)
+        del engine  # which may hold its files
+        for path in sorted(Path(directory).iterdir()):  # the .bin before the .xml
+            os.replace(path, flags.output.with_name(path.name))
+    print(f"{flags.output}: {flags.ckpt_path} as {flags.format}, {numbers}, {_outputs(about)}")
+
+
+def _compare_precision(
+    flags: argparse.Namespace, module: DetectingModule, exported: DetectingModule, data: COCODataModule
+) -> None:
+    """Prints both mAPs; raises CheckpointError where an int8 export loses more than `--accuracy_drop`."""
+    quiet = ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar")
+    trainer = pl.Trainer(accelerator="cpu", devices=1, **dict.fromkeys(quiet, False))
+    for each in (module, exported):
+        trainer.validate(each, data, verbose=False)
+    ours, theirs = module.numbers["mAP"], exported.numbers["mAP"]
+    images = data.val_limit or len(data.val_annotations)
+    print(f"mAP on {images} images: PyTorch {ours:.4f}, exported {theirs:.4f}")
+    if flags.int8 and ours - theirs > flags.accuracy_drop:
+        raise CheckpointError(
+            f"{flags.output}: int8 loses {ours - theirs:.4f} mAP, more than --accuracy_drop {flags.accuracy_drop:g}. "
+            "Calibrate with more pictures of the kind that it will see, allow more, or leave --int8 out"
+        )
 
 
 def _outputs(about: About) -> str:
@@ -80,29 +116,60 @@ def _outputs(about: About) -> str:
     return f"{batch} a call, {what}"
 
 
-def _pictures(flags: argparse.Namespace) -> tuple[list[np.ndarray], str]:
-    """Pictures for the proof, uint8 [300, 300, 3], and whose they are."""
+def _data(flags: argparse.Namespace) -> COCODataModule | None:
     if flags.data_root is None:
-        return synthetic_pictures(PROVEN), "synthetic pictures, since there is no --data_root"
-    data = COCODataModule(flags.data_root, num_workers=0)
+        return None
+    data = COCODataModule(flags.data_root, num_workers=0, batch_size=8, val_limit=flags.limit)
     data.check(("val",))
-    dataset = EvaluationDataset(data.val_annotations, data.val_directory)
-    count = min(PROVEN, len(dataset))
-    samples = (dataset[index] for index in range(count))
-    return [sample["image"] for sample in samples if sample], f"the first {count} validation pictures"
+    return data
+
+
+def _pictures(data: COCODataModule | None, calibration: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
+    """Pictures for the proof, uint8 [300, 300, 3], and whose they are."""
+    if data is not None:
+        dataset = EvaluationDataset(data.val_annotations, data.val_directory)
+        samples = (dataset[index] for index in range(min(PROVEN, len(dataset))))
+        pictures = [sample["image"] for sample in samples if sample]
+        return pictures, f"the first {len(pictures)} validation pictures"
+    if calibration:
+        pictures = calibration[:PROVEN]
+        return pictures, f"{len(pictures)} of the calibration's pictures"
+    return synthetic_pictures(PROVEN), "synthetic pictures, since there is no --data_root"
+
+
+def _drawn(directory: Path) -> list[np.ndarray]:
+    """`CALIBRATION` pictures of a directory, drawn with a seed; uint8 [300, 300, 3].
+
+    Raises:
+        MisconfigurationException: there are none. ImageError: one that cannot be read.
+    """
+    paths = [each.path for each in find_inputs([str(directory)], directory / "no output").inputs if not each.is_video]
+    if not paths:
+        raise MisconfigurationException(f"--calibrate {directory}: no pictures there")
+    chosen = np.random.default_rng(0).permutation(len(paths))[:CALIBRATION]
+    return [prepare(open_picture(paths[index]))["image"] for index in sorted(chosen)]
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Writes a checkpoint in another format.")
     add = parser.add_argument
     add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of ours, or a published .pt file")
-    formats = "onnx: one file of standard operators; published: the published recipe's .pt file"
+    formats = "onnx: one file of standard operators; openvino: .xml and .bin; published: the published recipe's .pt"
     add("--format", required=True, choices=SUFFIXES, help=formats)
     add("--output", required=True, type=Path, metavar="FILE", help="the file to write")
     add("--raw", action="store_true", help="offsets and logits of a fixed --batch, plain operators, no suppression")
     add("--batch", metavar="N", help="pictures a call: a number, or dynamic (default: dynamic; with --raw 1)")
     add("--opset", type=int, metavar="N", help="of ONNX's operators (default: what torch's exporter writes)")
-    add("--data_root", metavar="DIR", help="a data set whose validation pictures the proof runs on")
+    add("--int8", action="store_true", help="quantise the network; needs --calibrate, and openvino")
+    add("--calibrate", type=Path, metavar="DIR", help=f"pictures, of which {CALIBRATION} calibrate int8")
+    drop = "most mAP that int8 may lose on --data_root, else there is no file (default: 0.005)"
+    add("--accuracy_drop", type=float, default=0.005, metavar="D", help=drop)
+    add(
+        "--data_root",
+        metavar="DIR",
+        help="a data set: the proof runs on its validation pictures, and both mAPs are said",
+    )
+    add("--limit", type=int, metavar="N", help="its first N validation images only")
     flags = parser.parse_args(with_home(sys.argv[1:] if args is None else args))
     _check(flags)
     flags.batch = _batch(flags)
@@ -110,12 +177,17 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    if flags.format == "published":
-        if given := [f"--{name}" for name in ("raw", "batch", "opset", "data_root") if getattr(flags, name)]:
-            raise UsageError(f"{given[0]}: not with --format published, which has the weights alone")
-        return
-    if flags.output.suffix != SUFFIXES[flags.format]:
+    given = [name for name in ("raw", "batch", "opset", "int8", "calibrate", "data_root") if getattr(flags, name)]
+    exported = tuple(SUFFIXES.keys() - {"published"})
+    for name in given:
+        if flags.format not in (formats := OF_FORMATS.get(name, exported)):
+            raise UsageError(f"--{name}: not with --format {flags.format}, but with {' or '.join(sorted(formats))}")
+    if flags.format != "published" and flags.output.suffix != SUFFIXES[flags.format]:
         raise UsageError(f"--output {flags.output}: --format {flags.format} is written to {SUFFIXES[flags.format]}")
+    if flags.int8 != (flags.calibrate is not None):
+        raise UsageError("--int8 and --calibrate DIR: one needs the other, pictures of the kind that it will see")
+    if flags.limit is not None and (flags.data_root is None or flags.limit < 1):
+        raise UsageError(f"--limit {flags.limit}: a number of --data_root's validation images, from 1 on")
 
 
 def _batch(flags: argparse.Namespace) -> int | None:

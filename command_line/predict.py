@@ -18,10 +18,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from coco.cores import default_workers
 from coco.names import plain
 from command_line.shared import with_home
+from deployment.engine import is_exported
 from prediction import video
 from prediction.detector import Detector
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
-from prediction.exported import check_exported
+from prediction.exported import runs_in_bf16
 from prediction.files import ResultFiles
 from prediction.inputs import Found, find_inputs
 from prediction.pipeline import Prediction
@@ -104,9 +105,10 @@ def _check(flags: argparse.Namespace) -> Found:
         )
     if flags.output.exists() and not flags.output.is_dir():
         raise MisconfigurationException(f"--output {flags.output}: expected a directory, but this is a file")
-    check_exported(flags.ckpt_path, flags.accelerator, flags.precision)
     asked = {name: getattr(flags, name) for name in ("accelerator", "devices", "precision")}
     asked["precision"] = fast_precision(flags.accelerator) if flags.precision == "auto" else flags.precision
+    if is_exported(flags.ckpt_path):
+        runs_in_bf16(flags.ckpt_path, flags.accelerator, asked["precision"], flags.precision == "auto")
     device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     found = find_inputs(flags.inputs, flags.output)
     if any(each.is_video for each in found.inputs):

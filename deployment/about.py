@@ -12,7 +12,8 @@ from ssd.postprocess import Thresholds
 KEY = "ssd300"  # of the JSON text in a file's metadata
 # What the outputs of a file are called, by its form.
 OUTPUTS = {"detections": ("boxes", "scores", "labels"), "raw": ("offsets", "logits")}
-EXTRAS = {"onnx": "onnx onnxscript onnxruntime", "openvino": "openvino"}  # what pip installs for an engine
+# What pip installs for an engine.
+EXTRAS = {"onnx": "onnx onnxscript onnxruntime", "openvino": "openvino", "quantise": "openvino nncf"}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One interface to whatever runs a detector: an exported file in its engine, or our own network in torch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,10 +12,9 @@ from checkpoints.files import CheckpointError
 from deployment.about import About
 from deployment.graph import RawGraph
 from deployment.onnx import OnnxEngine
+from deployment.openvino import OpenVINOEngine
 from ssd.default_boxes import ssd300_default_boxes
 from ssd.postprocess import detect
-
-ENGINES = {".onnx": OnnxEngine}  # by the suffix of its files
 
 
 class Engine(Protocol):
@@ -26,6 +26,9 @@ class Engine(Protocol):
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """uint8 [B, 3, 300, 300] -> the arrays of `about.OUTPUTS`, of the form that `about` tells."""
         ...
+
+
+ENGINES: dict[str, Callable[[Path, bool], Engine]] = {".onnx": OnnxEngine, ".xml": OpenVINOEngine}  # by suffix
 
 
 class TorchEngine:
@@ -47,8 +50,11 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in ENGINES
 
 
-def open_exported(path: str | Path) -> Engine:
+def open_exported(path: str | Path, bf16: bool = False) -> Engine:
     """The engine of an exported file; nothing in the file is executed but its operators.
+
+    Args:
+        bf16: let it compute in bfloat16, where it can.
 
     Raises:
         CheckpointError: no such file, torn, of another kind, or not exported by this project.
@@ -56,7 +62,7 @@ def open_exported(path: str | Path) -> Engine:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    return ENGINES[path.suffix.lower()](path)
+    return ENGINES[path.suffix.lower()](path, bf16)
 
 
 def run_detector(engine: Engine, images: Tensor, score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:

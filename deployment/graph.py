@@ -32,8 +32,8 @@ class RawGraph(nn.Module):
         return self.model((images.float() - self.mean) / self.std)
 
 
-class DetectionGraph(nn.Module):
-    """uint8 RGB [B, 3, 300, 300] -> `detect`'s boxes [B, D, 4], scores [B, D] and labels int64 [B, D].
+class Suppression(nn.Module):
+    """offsets [B, A, 4], logits [B, A, C + 1] -> `detect`'s boxes [B, D, 4], scores [B, D] and labels int64 [B, D].
 
     Only for an exporter to ONNX: suppression is ONNX's own operator, one call for the whole batch. As in `detect` it
     sees the best `candidates_per_class` of each class, every class of every image as an image of its own.
@@ -41,15 +41,13 @@ class DetectionGraph(nn.Module):
 
     default_boxes: Tensor
 
-    def __init__(self, raw: RawGraph, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds) -> None:
         super().__init__()
         thresholds.check()
-        self.raw, self.thresholds = raw, thresholds
+        self.thresholds = thresholds
         self.register_buffer("default_boxes", ssd300_default_boxes())
-        self.eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        offsets, logits = self.raw(images)
+    def forward(self, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = logits.softmax(dim=-1)[..., 1:].transpose(1, 2)  # [B, C, A]
         scores, anchors = scores.topk(self.thresholds.candidates_per_class)  # [B, C, K], descending
         num_classes, count = scores.shape[1:]
@@ -74,3 +72,15 @@ class DetectionGraph(nn.Module):
         return torch.onnx.ops.symbolic(
             "NonMaxSuppression", (boxes, scores, *limits), dtype=torch.int64, shape=(7, 3), version=11
         )
+
+
+class DetectionGraph(nn.Module):
+    """uint8 RGB [B, 3, 300, 300] -> detections: `RawGraph`, then `Suppression`."""
+
+    def __init__(self, raw: RawGraph, thresholds: Thresholds) -> None:
+        super().__init__()
+        self.raw, self.suppression = raw, Suppression(thresholds)
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.suppression(*self.raw(images))

@@ -1,6 +1,7 @@
 """ONNX: a detector as one file of standard operators, and ONNX Runtime to run it."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from checkpoints.files import CheckpointError
 from coco.decoding import INPUT_SIZE
 from coco.whole_files import replacing
 from deployment.about import KEY, OUTPUTS, About, missing
-from deployment.graph import DetectionGraph, RawGraph
+from deployment.graph import DetectionGraph, RawGraph, Suppression
 
 INPUT = "images"
+NUM_BOXES = 8732  # default boxes of SSD300
 STANDARD = ("", "ai.onnx")  # domains of operators that every runtime has
 
 
@@ -47,20 +50,7 @@ def to_model(raw: RawGraph, about: About, opset: int | None = None) -> Any:
     graph = raw if about.form == "raw" else DetectionGraph(raw, about.thresholds)
     # The exporter takes a size of 1 for a constant: any number of pictures is shown as two.
     example = torch.zeros(about.batch or 2, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)
-    with _silence():
-        program = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},) if about.batch is None else None,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS[about.form]),
-            opset_version=opset,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None  # torch's type allows for the older exporter
-    model = program.model_proto
+    model = _written(graph, {INPUT: example}, OUTPUTS[about.form], about.batch is None, opset)
     written = {each.domain: each.version for each in model.opset_import}
     if opset is not None and written.get("") != opset:
         raise CheckpointError(
@@ -75,12 +65,40 @@ def to_model(raw: RawGraph, about: About, opset: int | None = None) -> Any:
     return model
 
 
+def suppression_model(about: About) -> Any:
+    """An onnx.ModelProto from raw outputs to detections, for any number of pictures."""
+    offsets, logits = torch.zeros(2, NUM_BOXES, 4), torch.zeros(2, NUM_BOXES, len(about.class_names) + 1)
+    inputs = dict(zip(OUTPUTS["raw"], (offsets, logits), strict=True))
+    return _written(Suppression(about.thresholds).eval(), inputs, OUTPUTS["detections"], True, None)
+
+
+def _written(
+    graph: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], any_batch: bool, opset: int | None
+) -> Any:
+    with _silence():
+        program = torch.onnx.export(
+            graph,
+            tuple(inputs.values()),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},) * len(inputs) if any_batch else None,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # torch's type allows for the older exporter
+    return program.model_proto
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter logs tracebacks where it cannot write an opset, and goes on with another."""
+    """The exporter logs tracebacks where it cannot write an opset, goes on with another, and warns of its own parts."""
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(logging.NOTSET)
 
@@ -102,7 +120,11 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bf16: bool = False) -> None:
+        if bf16:
+            raise CheckpointError(
+                f"{path}: ONNX Runtime computes in float32; export it for OpenVINO, which has bfloat16"
+            )
         try:
             import onnxruntime
         except ImportError as error:

@@ -12,9 +12,23 @@ from coco.sample_pictures import draw_picture
 from deployment.engine import Engine, run_detector
 from ssd.postprocess import Thresholds
 
-SCORE, BOX = 1e-4, 1e-4  # bounds of a float32 export: rounding is about 1e-6
-SHARE = 0.999  # of the detections; a pair of boxes whose IoU is the threshold to the last digits may fall either way
 BATCHES = (1, 7, 8)  # pictures a call, in turn, of a file that takes any number
+
+
+class Bounds(NamedTuple):
+    """How far two detections may be apart to agree: their scores, and their boxes in parts of the picture (of
+    themselves where they are larger); the share of detections that must; and, if not the export's, the score from which
+    they count."""
+
+    score: float
+    box: float
+    share: float
+    threshold: float | None = None
+
+
+# Rounding is about 1e-6; a pair of boxes whose IoU is the threshold to the last digits may fall either way.
+EXACT = Bounds(1e-4, 1e-4, 0.999)
+QUANTISED = Bounds(0.2, 0.05, 0.8, 0.3)  # of what prediction shows; whether that is good enough the mAP says
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes [n, 4], scores [n], labels [n]
 
@@ -30,43 +44,50 @@ class Agreement(NamedTuple):
     score: float
     box: float
     first: str | None
+    bounds: Bounds
 
     def __str__(self) -> str:
         return (
-            f"{self.agreeing} of {self.detections} detections agree on {self.pictures} pictures; largest differences: "
+            f"{self.agreeing} of {self.detections} detections agree (scores within {self.bounds.score:g}, boxes within "
+            f"{self.bounds.box:g}) on {self.pictures} pictures; largest differences: "
             f"scores {self.score:.1e}, boxes {self.box:.1e} of the picture"
         )
 
     def check(self, path: object) -> None:
         """Raises CheckpointError where too few agree."""
-        if self.agreeing < SHARE * self.detections:
+        if self.agreeing < self.bounds.share * self.detections:
             raise CheckpointError(f"{path}: does not detect what PyTorch does: {self}. First, {self.first}")
 
 
-def prove(engine: Engine, reference: Engine, pictures: Sequence[np.ndarray]) -> Agreement:
+def prove(engine: Engine, reference: Engine, pictures: Sequence[np.ndarray], bounds: Bounds = EXACT) -> Agreement:
     """Runs both on pictures, uint8 RGB [300, 300, 3]: PyTorch one by one, the file in several batches."""
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     ones = [stacked[i : i + 1] for i in range(len(stacked))]
-    expected = [found for images in ones for found in _detections(reference, images)]
-    found = [found for images in _batches(stacked) for found in _detections(engine, images)]
-    return agreement(expected, found, engine.about.thresholds)
+    thresholds = engine.about.thresholds
+    if bounds.threshold is not None:
+        thresholds = thresholds._replace(score=bounds.threshold)
+    expected = [found for images in ones for found in _detections(reference, images, thresholds)]
+    found = [found for images in _batches(stacked) for found in _detections(engine, images, thresholds)]
+    return agreement(expected, found, thresholds, bounds)
 
 
-def agreement(expected: Sequence[Found], found: Sequence[Found], thresholds: Thresholds) -> Agreement:
+def agreement(
+    expected: Sequence[Found], found: Sequence[Found], thresholds: Thresholds, bounds: Bounds = EXACT
+) -> Agreement:
     """Of two sides' detections, picture by picture.
 
-    Each is paired with the nearest of its label whose score and box are within `SCORE` and `BOX`. Those without a
+    Each is paired with the nearest of its label whose score and box are within the bounds. Those without a
     partner count as differing, but for those that the score threshold or the most detections of a picture may drop.
     """
     detections, agreeing, score, box, first = 0, 0, 0.0, 0.0, None
     for index, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
-        pairs = _pairs(ours, theirs)
+        pairs = _pairs(ours, theirs, bounds)
         agreeing += len(pairs)
         lone = [
             (side, i)
             for which, (side, other) in enumerate(((ours, theirs), (theirs, ours)))
             for i in sorted(set(range(len(side[1]))) - {pair[which] for pair in pairs})
-            if side[1][i] > _lowest(other, thresholds) + SCORE
+            if side[1][i] > _lowest(other, thresholds) + bounds.score
         ]
         detections += len(pairs) + len(lone)
         for i, j in pairs:
@@ -79,7 +100,7 @@ def agreement(expected: Sequence[Found], found: Sequence[Found], thresholds: Thr
                 f"picture {index}: only {whose} has label {side[2][i]}, score {side[1][i]:.6f}, box "
                 f"{np.round(side[0][i], 5).tolist()}"
             )
-    return Agreement(len(expected), detections, agreeing, score, box, first)
+    return Agreement(len(expected), detections, agreeing, score, box, first, bounds)
 
 
 def synthetic_pictures(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -96,8 +117,8 @@ def _batches(images: torch.Tensor) -> Iterator[torch.Tensor]:
         start += size
 
 
-def _detections(engine: Engine, images: torch.Tensor) -> list[Found]:
-    boxes, scores, labels = (part.numpy() for part in run_detector(engine, images))
+def _detections(engine: Engine, images: torch.Tensor, thresholds: Thresholds) -> list[Found]:
+    boxes, scores, labels = (part.numpy() for part in run_detector(engine, images, thresholds.score))
     return [(boxes[i][found], scores[i][found], labels[i][found]) for i, found in enumerate(labels > 0)]
 
 
@@ -107,12 +128,12 @@ def _lowest(found: Found, thresholds: Thresholds) -> float:
     return float(found[1].min()) if full else thresholds.score
 
 
-def _pairs(ours: Found, theirs: Found) -> list[tuple[int, int]]:
+def _pairs(ours: Found, theirs: Found, bounds: Bounds) -> list[tuple[int, int]]:
     left = set(range(len(theirs[1])))
     pairs = []
     for i in range(len(ours[1])):
         distance = _distance(ours[0][i], theirs[0])
-        near = (theirs[2] == ours[2][i]) & (np.abs(theirs[1] - ours[1][i]) <= SCORE) & (distance <= BOX)
+        near = (theirs[2] == ours[2][i]) & (np.abs(theirs[1] - ours[1][i]) <= bounds.score) & (distance <= bounds.box)
         candidates = [int(j) for j in np.flatnonzero(near) if j in left]
         if candidates:
             nearest = min(candidates, key=lambda j: distance[j])

@@ -24,7 +24,7 @@ from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode_upright, resize
 from deployment.engine import is_exported
 from prediction.devices import check_score_threshold, device_flags, fast_precision
-from prediction.exported import check_exported, load_detector
+from prediction.exported import open_detector, runs_in_bf16
 from training.detecting import DetectingModule
 
 DEFAULT_THRESHOLD = 0.3  # of a checkpoint without thresholds of its own
@@ -78,11 +78,13 @@ class Detector:
     ) -> None:
         if score_threshold is not None:
             check_score_threshold(score_threshold)
+        is_auto, precision = precision == "auto", fast_precision(accelerator) if precision == "auto" else precision
+        asked = (accelerator, precision, is_auto)
         if not isinstance(checkpoint, DetectingModule) and is_exported(checkpoint):
-            check_exported(checkpoint, accelerator, precision)
+            runs_in_bf16(checkpoint, *asked)
             accelerator, precision = "cpu", None
         strategy = _one_device(accelerator, devices, precision)
-        module = checkpoint if isinstance(checkpoint, DetectingModule) else load_detector(checkpoint)
+        module = checkpoint if isinstance(checkpoint, DetectingModule) else open_detector(checkpoint, *asked)
         point = module.operating_point if score_threshold is None else None
         if point:
             rank_zero_info(f"score thresholds of the checkpoint: {point}")
@@ -214,7 +216,6 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _one_device(accelerator: str, devices: int | str | list[int], precision: str | None) -> pl.strategies.Strategy:
     """Lightning's strategy for one device, which knows the device and the precision."""
-    precision = fast_precision(accelerator) if precision == "auto" else precision
     asked = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")

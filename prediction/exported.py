@@ -8,7 +8,7 @@ from torch import Tensor
 
 from coco.augment import denormalise
 from deployment.about import About
-from deployment.engine import is_exported, open_exported, run_detector
+from deployment.engine import Engine, is_exported, open_exported, run_detector
 from ssd.postprocess import Thresholds
 from ssd_module import SSDModule, load_module
 from training.detecting import Detected, DetectingModule
@@ -18,16 +18,12 @@ CANDIDATES_PER_CLASS = 200  # `ssd.postprocess.detect`'s
 
 
 class ExportedDetector(DetectingModule):
-    """An exported file as a LightningModule, for `trainer.validate`, `trainer.predict` and `Detector`; on the CPU.
+    """An engine as a LightningModule, for `trainer.validate`, `trainer.predict` and `Detector`; on the CPU."""
 
-    Raises:
-        CheckpointError: a file that cannot be used.
-    """
-
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__()
-        self.engine = open_exported(path)
-        about = self.engine.about
+        self.engine = engine
+        about = engine.about
         self.class_names, self.category_ids = about.class_names, about.category_ids
         self.operating_point = about.operating_point
         thresholds = about.thresholds
@@ -54,20 +50,34 @@ def load_detector(path: str | Path) -> DetectingModule:
     Raises:
         CheckpointError: as `load_module`, or an exported file that cannot be used.
     """
-    return ExportedDetector(path) if is_exported(path) else load_module(path)
+    return open_detector(path)
 
 
-def check_exported(path: str | Path, accelerator: Any, precision: Any) -> None:
-    """Raises MisconfigurationException for a device or a precision that an exported file is not run in; checks nothing
-    of a checkpoint."""
+def open_detector(
+    path: str | Path, accelerator: Any = "auto", precision: Any = None, is_auto: bool = False
+) -> DetectingModule:
+    """`load_detector` for a device and a precision, of which an exported file has few: see `runs_in_bf16`."""
     if not is_exported(path):
-        return
+        return load_module(path)
+    return ExportedDetector(open_exported(path, runs_in_bf16(path, accelerator, precision, is_auto)))
+
+
+def runs_in_bf16(path: str | Path, accelerator: Any, precision: Any, is_auto: bool = False) -> bool:
+    """Whether an exported file is to compute in bfloat16. is_auto: `precision` was not asked for, but `auto`.
+
+    Raises MisconfigurationException for a device or a precision that it is not run in.
+    """
     if accelerator not in ("auto", "cpu"):
         raise MisconfigurationException(f"--accelerator {accelerator}: {path} runs on the CPU; give its checkpoint")
-    if str(precision or "auto") not in ("auto", "32", "32-true"):
+    asked = str(precision or "32-true")
+    can = Path(path).suffix.lower() == ".xml"
+    if asked in ("bf16", "bf16-mixed") and (can or is_auto):
+        return can
+    if asked not in ("32", "32-true"):
         raise MisconfigurationException(
-            f"--precision {precision}: {path} computes as it was exported; leave it out, or give its checkpoint"
+            f"--precision {precision}: {path} computes in 32-true{' or bf16-mixed' if can else ''}. Give its checkpoint"
         )
+    return False
 
 
 def about_of(

@@ -1,6 +1,7 @@
 """export.py: what it writes and says; a file that would not detect what PyTorch does never appears."""
 
 import hashlib
+import shutil
 import sys
 
 import pytest
@@ -84,6 +85,10 @@ def test_a_name_and_a_flag_of_another_format_are_refused(thin_detector, tmp_path
         run(thin_detector, tmp_path / "model.pt")
     with pytest.raises(UsageError, match="--raw: not with --format published"):
         run(thin_detector, tmp_path / "model.pt", "--raw", format="published")
+    with pytest.raises(UsageError, match="--int8: not with --format onnx, but with openvino"):
+        run(thin_detector, tmp_path / "model.onnx", "--int8")
+    with pytest.raises(UsageError, match="--int8 and --calibrate DIR: one needs the other"):
+        run(thin_detector, tmp_path / "model.xml", "--int8", format="openvino")
 
 
 def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(thin_detector, tmp_path, monkeypatch):
@@ -91,3 +96,27 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(thin_
     with pytest.raises(CheckpointError, match=r"onnx is not installed; pip install onnx onnxscript onnxruntime"):
         run(thin_detector, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.extras
+def test_int8_is_calibrated_and_refused_where_it_costs_too_much(thin_detector, sample, tmp_path, capsys, monkeypatch):
+    for name in ("onnx", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(name, reason="needs the extra [quantise]")
+    monkeypatch.setattr(export, "QUANTISED", export.QUANTISED._replace(share=0))  # random weights: near nothing
+    monkeypatch.setattr(export, "CALIBRATION", 4)
+    output = tmp_path / "model.xml"
+    args = ["--int8", "--calibrate", str(sample / "train2017"), "--data_root", str(sample), "--limit", "6"]
+    run(thin_detector, output, *args, "--accuracy_drop", "1", format="openvino")
+    said = capsys.readouterr().out
+    assert "mAP on 6 images: PyTorch 0." in said and "as openvino, int8, any number of pictures" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    assert open_exported(output).about.numbers == "int8"
+
+    def copied(raw, about, path, calibration):
+        for suffix in (".xml", ".bin"):
+            shutil.copy(output.with_suffix(suffix), path.with_suffix(suffix))
+
+    monkeypatch.setattr(export.openvino, "export", copied)
+    with pytest.raises(CheckpointError, match=r"int8 loses .* mAP, more than --accuracy_drop -1"):
+        run(thin_detector, tmp_path / "none.xml", *args, "--accuracy_drop", "-1", format="openvino")
+    assert not (tmp_path / "none.xml").exists()

@@ -68,7 +68,7 @@ def test_predict_writes_the_tables_of_the_checkpoint(exported, thin_detector, sa
         (["--save_thresholds", "true"], "--save_thresholds: .*model.onnx is an exported file; give its checkpoint"),
         (["--compile", "true"], "--compile: "),
         (["--accelerator", "cuda"], "--accelerator cuda: .*model.onnx runs on the CPU"),
-        (["--precision", "bf16-mixed"], "--precision bf16-mixed: .*model.onnx computes as it was exported"),
+        (["--precision", "bf16-mixed"], "--precision bf16-mixed: .*model.onnx computes in 32-true. Give"),
     ],
 )
 def test_what_an_exported_file_cannot_do_is_refused(exported, sample, tmp_path, args, message):
