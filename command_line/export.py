@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from checkpoints.compatibility import check_is_ours
-from checkpoints.files import CheckpointError, is_published, read_checkpoint, write_durably
+from checkpoints.files import CheckpointError, is_published, read_checkpoint, read_outline, write_durably
 from checkpoints.published import from_ours
 from coco.dataset import EvaluationDataset
-from command_line.shared import UsageError, with_home
+from command_line.shared import UsageError, selection_of, with_home, with_selection_of
 from datamodule import COCODataModule
 from deployment import onnx, openvino
 from deployment.about import About
@@ -69,6 +70,7 @@ def _exported(flags: argparse.Namespace) -> None:
     digest = hashlib.sha256(flags.ckpt_path.read_bytes()).hexdigest()
     numbers = "int8" if flags.int8 else "float32"
     about = about_of(module, "raw" if flags.raw else "detections", flags.batch, digest, numbers)
+    about = replace(about, selection=selection_of(read_outline(flags.ckpt_path)))
     raw = RawGraph(module.model)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export", dir=flags.output.parent) as directory:
@@ -119,7 +121,8 @@ def _outputs(about: About) -> str:
 def _data(flags: argparse.Namespace) -> COCODataModule | None:
     if flags.data_root is None:
         return None
-    data = COCODataModule(flags.data_root, num_workers=0, batch_size=8, val_limit=flags.limit)
+    chosen = with_selection_of(flags.ckpt_path, {"data_root": flags.data_root}, val_given=False)
+    data = COCODataModule(**chosen, num_workers=0, batch_size=8, val_limit=flags.limit)
     data.check(("val",))
     return data
 

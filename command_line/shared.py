@@ -33,6 +33,7 @@ from command_line.moved_names import moved
 from command_line.start import FIRST_RANK, PREEMPTED
 from command_line.trainer_flags import TypedTrainer
 from datamodule import COCODataModule
+from deployment.engine import is_exported, open_exported
 from prediction.devices import fast_precision
 from training.last_checkpoint import Preempted
 from training.losses import NonFiniteLossError
@@ -218,13 +219,18 @@ def listed(value: Any) -> list[Any]:
     return [] if value is None else [*value] if isinstance(value, (list, tuple)) else [value]
 
 
+def selection_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What the run of a checkpoint chose of its data; see `with_selection_of`."""
+    return checkpoint.get("COCODataModule", {}).get("selection", {})
+
+
 def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool) -> dict[str, Any]:
     """The settings of a data module, with the classes and the validation part that a checkpoint's run chose, unless
     others are given; a line says so.
 
     Args:
-        path: a checkpoint. data: settings of `COCODataModule`, or some of them. val_given: the images to evaluate were
-            named, so that they are no part of the training ones.
+        path: a checkpoint or an exported file. data: settings of `COCODataModule`, or some of them. val_given: the
+            images to evaluate were named, so that they are no part of the training ones.
 
     Raises:
         CheckpointError: one that cannot be read.
@@ -232,9 +238,8 @@ def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool
     names = {"classes": "classes", "merge": "merge_classes", "single_class": "single_class", "upright": "upright"}
     if not val_given:
         names |= {"val_share": "val_share", "val_seed": "val_seed"}
-    saved = read_outline(path).get("COCODataModule", {})
     try:
-        saved = saved.get("selection", {})
+        saved = open_exported(path).about.selection if is_exported(path) else selection_of(read_outline(path))
         Selection.of(*(saved.get(key, value) for key, value in asdict(WHOLE).items()))
     except (AttributeError, TypeError, ValueError):
         raise CheckpointError(f"{path}: what it says of its classes and images cannot be read") from None

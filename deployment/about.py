@@ -1,7 +1,7 @@
 """What travels inside an exported file: enough to use it without its checkpoint, and to tell it from any other."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ class About:
 
     form: a key of `OUTPUTS`. batch: pictures a call, None for any number. thresholds: what `detections` were made with,
     and what `raw` is meant for. operating_point: the checkpoint's, for prediction. numbers: `float32`, or `int8`.
-    version: of this project. checkpoint: SHA-256 of the file that was exported.
+    version: of this project. checkpoint: SHA-256 of the file that was exported. selection: the classes and validation
+    part that its run chose, as its checkpoint has them.
     """
 
     form: str
@@ -35,6 +36,7 @@ class About:
     numbers: str
     version: str
     checkpoint: str
+    selection: dict[str, Any] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """One line of JSON, ASCII."""
@@ -67,6 +69,7 @@ class About:
         if (
             self.form not in OUTPUTS
             or not all(isinstance(text, str) for text in texts)
+            or not isinstance(self.selection, dict)
             or not 0 < len(self.class_names) == len(self.category_ids)
             or any(type(number) is not int for number in self.category_ids)
             or not (self.batch is None or (type(self.batch) is int and self.batch > 0))

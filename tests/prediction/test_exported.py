@@ -1,6 +1,7 @@
 """An exported file wherever a checkpoint is taken: the same detections, the same numbers, and no other promises."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from coco.augment import denormalise, normalise
 from command_line.evaluate import evaluate
 from command_line.predict import predict
+from command_line.shared import with_selection_of
 from deployment import onnx as to_onnx
 from deployment.graph import RawGraph
 from prediction import Detector
@@ -60,6 +62,14 @@ def test_predict_writes_the_tables_of_the_checkpoint(exported, thin_detector, sa
         assert predict([*args, "--draw", "false", "--classes", "disc,cross", "--score_threshold", "0.1"]) == 0
     ours, theirs = (json.loads(next((tmp_path / s).glob("*.json")).read_text()) for s in (".ckpt", ".onnx"))
     assert len(ours) == len(theirs) > 20 and {each["category_id"] for each in theirs} == {2, 40}
+
+
+def test_what_its_run_chose_of_the_classes_is_chosen_in_its_evaluation(thin_detector, tmp_path):
+    module = load_module(thin_detector)
+    about = replace(about_of(module, "raw", 1), selection={"classes": ["disc", "cross"], "val_seed": 0})
+    to_onnx.export(RawGraph(module.model), about, tmp_path / "model.onnx")
+    chosen = with_selection_of(tmp_path / "model.onnx", {"data_root": "x", "classes": None}, val_given=True)
+    assert chosen == {"data_root": "x", "classes": ["disc", "cross"]}
 
 
 @pytest.mark.parametrize(
