@@ -23,6 +23,7 @@ from deployment import onnx, openvino
 from deployment.about import About
 from deployment.engine import TorchEngine, open_exported
 from deployment.graph import RawGraph
+from deployment.magicmind_kit import write_kit
 from deployment.proof import EXACT, QUANTISED, prove, synthetic_pictures
 from prediction.detector import open_picture, prepare
 from prediction.exported import ExportedDetector, about_of
@@ -30,10 +31,16 @@ from prediction.inputs import find_inputs
 from ssd_module import load_module
 from training.detecting import DetectingModule
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "published": ".pt"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "magicmind_kit": "", "published": ".pt"}
 PROVEN = 16  # pictures
 CALIBRATION = 100  # pictures
-OF_FORMATS = {"opset": ("onnx",), "int8": ("openvino",)}  # flag -> the formats that have it; not named: all exported
+# Flag -> the formats that have it; those not named have all but the published one.
+OF_FORMATS = {
+    "opset": ("onnx",),
+    "raw": ("onnx", "openvino"),  # a kit is raw
+    "int8": ("openvino",),
+    "calibrate": ("openvino", "magicmind_kit"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -65,7 +72,7 @@ def _published(flags: argparse.Namespace) -> None:
 def _exported(flags: argparse.Namespace) -> None:
     module = load_module(flags.ckpt_path).eval()
     data = _data(flags)
-    calibration = _drawn(flags.calibrate) if flags.int8 else []
+    calibration, names = _drawn(flags.calibrate) if flags.calibrate else ([], [])
     pictures, whose = _pictures(data, calibration)
     digest = hashlib.sha256(flags.ckpt_path.read_bytes()).hexdigest()
     numbers = "int8" if flags.int8 else "float32"
@@ -75,12 +82,16 @@ def _exported(flags: argparse.Namespace) -> None:
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export", dir=flags.output.parent) as directory:
         unproven = Path(directory) / flags.output.name
+        opened = unproven
         if flags.format == "onnx":
             onnx.export(raw, about, unproven, flags.opset)
-        else:
+        elif flags.format == "openvino":
             openvino.export(raw, about, unproven, calibration)
+        else:
+            write_kit(raw, about, unproven, calibration, names)
+            opened = unproven / "model.onnx"
         bounds = QUANTISED if flags.int8 else EXACT
-        engine, reference = open_exported(unproven), TorchEngine(raw, about_of(module, "raw"))
+        engine, reference = open_exported(opened), TorchEngine(raw, about_of(module, "raw"))
         proof = prove(engine, reference, pictures, bounds)
         print(f"proof beside PyTorch, on {whose}: {proof}")
         proof.check(flags.output)
@@ -140,8 +151,8 @@ def _pictures(data: COCODataModule | None, calibration: list[np.ndarray]) -> tup
     return synthetic_pictures(PROVEN), "synthetic pictures, since there is no --data_root"
 
 
-def _drawn(directory: Path) -> list[np.ndarray]:
-    """`CALIBRATION` pictures of a directory, drawn with a seed; uint8 [300, 300, 3].
+def _drawn(directory: Path) -> tuple[list[np.ndarray], list[str]]:
+    """`CALIBRATION` pictures of a directory, drawn with a seed, uint8 [300, 300, 3]; and their files' names.
 
     Raises:
         MisconfigurationException: there are none. ImageError: one that cannot be read.
@@ -149,15 +160,17 @@ def _drawn(directory: Path) -> list[np.ndarray]:
     paths = [each.path for each in find_inputs([str(directory)], directory / "no output").inputs if not each.is_video]
     if not paths:
         raise MisconfigurationException(f"--calibrate {directory}: no pictures there")
-    chosen = np.random.default_rng(0).permutation(len(paths))[:CALIBRATION]
-    return [prepare(open_picture(paths[index]))["image"] for index in sorted(chosen)]
+    chosen = [paths[index] for index in sorted(np.random.default_rng(0).permutation(len(paths))[:CALIBRATION])]
+    return [prepare(open_picture(path))["image"] for path in chosen], [str(path) for path in chosen]
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Writes a checkpoint in another format.")
     add = parser.add_argument
     add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of ours, or a published .pt file")
-    formats = "onnx: one file of standard operators; openvino: .xml and .bin; published: the published recipe's .pt"
+    formats = (
+        "onnx: one file of standard operators; openvino: .xml and .bin; magicmind_kit: a directory; published: .pt"
+    )
     add("--format", required=True, choices=SUFFIXES, help=formats)
     add("--output", required=True, type=Path, metavar="FILE", help="the file to write")
     add("--raw", action="store_true", help="offsets and logits of a fixed --batch, plain operators, no suppression")
@@ -185,10 +198,15 @@ def _check(flags: argparse.Namespace) -> None:
     for name in given:
         if flags.format not in (formats := OF_FORMATS.get(name, exported)):
             raise UsageError(f"--{name}: not with --format {flags.format}, but with {' or '.join(sorted(formats))}")
-    if flags.format != "published" and flags.output.suffix != SUFFIXES[flags.format]:
+    kit = flags.format == "magicmind_kit"
+    if kit and flags.output.exists():
+        raise UsageError(f"--output {flags.output}: exists; a kit is written to a directory of its own")
+    if not kit and flags.format != "published" and flags.output.suffix != SUFFIXES[flags.format]:
         raise UsageError(f"--output {flags.output}: --format {flags.format} is written to {SUFFIXES[flags.format]}")
-    if flags.int8 != (flags.calibrate is not None):
-        raise UsageError("--int8 and --calibrate DIR: one needs the other, pictures of the kind that it will see")
+    if (flags.int8 or kit) != (flags.calibrate is not None):
+        flag = "--format magicmind_kit" if kit else "--int8"
+        raise UsageError(f"{flag} and --calibrate DIR: one needs the other, pictures of the kind that it will see")
+    flags.raw = flags.raw or kit
     if flags.limit is not None and (flags.data_root is None or flags.limit < 1):
         raise UsageError(f"--limit {flags.limit}: a number of --data_root's validation images, from 1 on")
 

@@ -120,3 +120,15 @@ def test_int8_is_calibrated_and_refused_where_it_costs_too_much(thin_detector, s
     with pytest.raises(CheckpointError, match=r"int8 loses .* mAP, more than --accuracy_drop -1"):
         run(thin_detector, tmp_path / "none.xml", *args, "--accuracy_drop", "-1", format="openvino")
     assert not (tmp_path / "none.xml").exists()
+
+
+@pytest.mark.extras
+def test_a_kit_is_a_directory_of_its_own_with_proven_outputs(with_onnx, thin_detector, sample, tmp_path, capsys):
+    args = ["--calibrate", str(sample / "train2017"), "--batch", "2"]
+    run(thin_detector, tmp_path / "kit", *args, format="magicmind_kit")
+    assert "16 of the calibration's pictures" in (said := capsys.readouterr().out) and "2 picture(s) a call" in said
+    assert len((tmp_path / "kit" / "calibration.txt").read_text().splitlines()) == 24
+    with pytest.raises(UsageError, match="kit: exists; a kit is written to a directory of its own"):
+        run(thin_detector, tmp_path / "kit", *args, format="magicmind_kit")
+    with pytest.raises(UsageError, match="--format magicmind_kit and --calibrate DIR: one needs the other"):
+        run(thin_detector, tmp_path / "other", format="magicmind_kit")
