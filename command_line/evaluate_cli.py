@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -19,6 +20,7 @@ from prediction.detector import labels_of
 from prediction.devices import check_compile, check_device, check_score_threshold, device_flags
 from prediction.exported import load_detector, runs_in_bf16
 from training.pictures import DetectionPictures
+from training.progress import RunProgress
 
 # Flags of both forms: name -> settings of argparse's and jsonargparse's `add_argument`.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -103,8 +105,12 @@ class EvaluateCLI(ScriptCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
+        callbacks = listed(trainer["callbacks"])
         if self.config.pictures:
-            trainer["callbacks"] = [*listed(trainer["callbacks"]), DetectionPictures(self.config.pictures)]
+            callbacks = [*callbacks, DetectionPictures(self.config.pictures)]
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks = [*callbacks, RunProgress()]
+        trainer["callbacks"] = callbacks
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
@@ -13,12 +14,14 @@ from checkpoints.files import CheckpointError
 from command_line.fit_cli import FitCLI
 from command_line.shared import FULL_DISK, USER_ERRORS
 from command_line.streams import say
+from datamodule import fit_stages
 from evaluation.tables import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
-from training.optimisation import OPTIMIZER_STATES
+from training.optimisation import OPTIMIZER_STATES, REFERENCE_BATCH
 from training.run_checkpoints import what_is_kept
 from training.run_directory import held
+from training.run_record import device_name
 
 
 def train(
@@ -51,9 +54,7 @@ def train(
 def _run(cli: FitCLI) -> pl.Trainer:
     cli.make_run_directory()
     if cli.trainer.is_global_zero:
-        print(f"run directory: {cli.run_dir}")
-        if cli.precision_is_auto:
-            print(f"precision: {cli.trainer.precision} (--precision auto)")
+        print(f"run directory: {cli.run_dir}", *_first_lines(cli), sep="\n")
         if cli.trainer.checkpoint_callbacks:
             states = OPTIMIZER_STATES[cli.model.hparams.optimizer]
             kept = what_is_kept(cli.model, cli.config.keep_epochs, cli.trainer.max_epochs, states)
@@ -78,6 +79,29 @@ def _run(cli: FitCLI) -> pl.Trainer:
         then = "The last checkpoint is whole: make room, resume" if _has_saved(cli) else "Make room, and start again"
         raise CheckpointError(f"--run_dir {cli.run_dir}: {error.strerror} for the logs. {then}") from None
     return cli.trainer
+
+
+def _first_lines(cli: FitCLI) -> list[str]:
+    """What a run is made of: device, data, model, rate."""
+    trainer, data, model = cli.trainer, cli.datamodule, cli.model
+    devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    root = trainer.strategy.root_device
+    device = f"{devices}{root.type}" + (f" ({device_name(root)})" if root.type != "cpu" else "")
+    auto = " (auto)" if cli.precision_is_auto else ""
+    images = [f"{data.num_train_images} training images"]
+    if "val" in fit_stages(trainer.limit_val_batches):
+        images.append(f"{min(len(data.val_annotations), data.val_limit or len(data.val_annotations))} for validation")
+    accumulated = f" x {trainer.accumulate_grad_batches} accumulated" if trainer.accumulate_grad_batches > 1 else ""
+    batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    rate = model.hparams.learning_rate * batch / REFERENCE_BATCH
+    weights = sum(parameter.numel() for parameter in model.model.parameters())
+    return [
+        f"device: {device}, {trainer.precision}{auto}, {torch.get_num_threads()} threads, "
+        f"{data.num_workers} loader workers",
+        f"data: {', '.join(images)}, {len(data.class_names)} classes",
+        f"model: SSD300 with {model.hparams.backbone}, {weights / 1e6:.1f} M weights",
+        f"batch: {devices}{data.batch_size}{accumulated}, {model.hparams.optimizer} at rate {rate:.3g}",
+    ]
 
 
 def _fit(cli: FitCLI) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -31,6 +31,7 @@ from training.last_checkpoint import LastCheckpoint
 from training.loader_watch import LoaderWatch
 from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
 from training.pictures import ClassPrecision, TensorBoardPictures, TrainBatch
+from training.progress import RunProgress
 from training.random_states import RandomStates
 from training.ranges import Range, out_of_range
 from training.run_checkpoints import BEST_BY, run_checkpoints
@@ -87,7 +88,8 @@ class FitCLI(ScriptCLI):
             "The number by which best.ckpt is the best: mAP, val/mAP_50 or another of COCO's, or val/loss (the least)."
         )
         add("--best_by", type=str, default="mAP", help=best)
-        parser.set_defaults({"trainer.max_epochs": 65})  # the published recipe's
+        # The published recipe's epochs; and the first lines say what there is to say of the model.
+        parser.set_defaults({"trainer.max_epochs": 65, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         parser.link_arguments("data.category_ids", "model.category_ids", apply_on="instantiate")
@@ -165,7 +167,7 @@ class FitCLI(ScriptCLI):
             callbacks += run_checkpoints(directory, self.config.keep_epochs, self.config.best_by)
             callbacks.append(LastCheckpoint(directory, self.config.save_every_n_steps, self.config.save_every_minutes))
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar(refresh_rate=10))
+            callbacks.append(RunProgress())
         trainer["callbacks"] = callbacks
         if trainer["logger"] is None:
             trainer["logger"] = [

@@ -30,6 +30,7 @@ from command_line.config_text import ConfigTextError
 from command_line.configs import check_whole, with_config_paths
 from command_line.errors import user_message
 from command_line.moved_names import moved
+from command_line.quiet import quieten
 from command_line.start import FIRST_RANK, PREEMPTED
 from command_line.trainer_flags import TypedTrainer
 from datamodule import COCODataModule
@@ -149,6 +150,7 @@ def run(main: Callable[[], Any]) -> None:
     signal.
     """
     threading.excepthook = _report_of_thread
+    quieten()
     try:
         status = main()
     except Preempted:
