@@ -78,6 +78,7 @@ class EvaluateCLI(ScriptCLI):
         if self.config.compile:
             check_compile(self.config.trainer)
         data = self.config.data.as_dict()
+        COCODataModule(**data)  # refuses settings that cannot be
         given = data["val_annotations"] != self.parser.get_default("data.val_annotations")
         for name, value in with_selection_of(self.config.model.path, data, given).items():
             self.config.data[name] = value

@@ -29,6 +29,7 @@ from command_line.allowed_classes import AllowedClasses, ClassRefused, take_flag
 from command_line.config_text import ConfigTextError
 from command_line.configs import check_whole, with_config_paths
 from command_line.errors import user_message
+from command_line.helping import meant, short_help, wants_help, with_whole_help
 from command_line.moved_names import moved
 from command_line.quiet import quieten
 from command_line.start import FIRST_RANK, PREEMPTED
@@ -86,7 +87,7 @@ class ScriptCLI(LightningCLI):
     """
 
     def __init__(self, model: Any, args: Sequence[str], short_flags: dict[str, str] | None = None) -> None:
-        short_flags = {**SHORT_FLAGS, **(short_flags or {})}
+        self.all_short_flags = short_flags = {**SHORT_FLAGS, **(short_flags or {})}
         pairs = ", ".join(f"--{short} (--{long})" for short, long in short_flags.items())
         allowing = "--allow_class PACKAGE: configurations may name its classes too (docs/trainer_flags.md)."
         try:
@@ -118,7 +119,11 @@ class ScriptCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's, which warns whenever arguments are given by the caller."""
         try:
-            args = with_config_paths(args)
+            if wants_help(args):
+                flags = self.all_short_flags
+                print(short_help(parser.prog, parser._actions, flags, parser.get_defaults(skip_validation=True)))
+                parser.exit()
+            args = with_config_paths(with_whole_help(args))
             self.allowed_classes.check_arguments(args)
             check_whole(args)
             self.config = parser.parse_args(args)
@@ -131,7 +136,10 @@ class ScriptCLI(LightningCLI):
                     self.config[name] = type(path)(os.path.expanduser(path))
         except (ArgumentError, ClassRefused, ConfigTextError) as error:
             told = str(self.allowed_classes.refused or error)
-            raise UsageError(f"{told}{moved(told)}") from None
+            new = moved(told)
+            raise UsageError(
+                f"{told}{new or meant(told, parser._option_string_actions, self.all_short_flags)}"
+            ) from None
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -240,9 +248,13 @@ def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool
     names = {"classes": "classes", "merge": "merge_classes", "single_class": "single_class", "upright": "upright"}
     if not val_given:
         names |= {"val_share": "val_share", "val_seed": "val_seed"}
+    if not Path(path).exists():
+        return dict(data)  # whoever opens it says so, after what is wrong with the data
     try:
         saved = open_exported(path).about.selection if is_exported(path) else selection_of(read_outline(path))
         Selection.of(*(saved.get(key, value) for key, value in asdict(WHOLE).items()))
+    except CheckpointError:
+        raise
     except (AttributeError, TypeError, ValueError):
         raise CheckpointError(f"{path}: what it says of its classes and images cannot be read") from None
     whole = asdict(WHOLE)

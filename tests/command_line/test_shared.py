@@ -145,7 +145,7 @@ def test_evaluate_without_a_checkpoint_asks_for_it_by_its_flag(sample):
 
 def test_help_lists_the_short_flags(capsys):
     with pytest.raises(SystemExit):
-        EvaluateCLI(["--help"])
+        EvaluateCLI(["--help_all"])
     told = " ".join(capsys.readouterr().out.split())
     assert "--ckpt_path (--model.path)" in told and "--data_root (--data.data_root)" in told
 
