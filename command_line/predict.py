@@ -18,11 +18,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from coco.cores import default_workers
 from coco.names import plain
 from command_line.shared import with_home
-from deployment.engine import is_exported
 from prediction import video
 from prediction.detector import Detector
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
-from prediction.exported import runs_in_bf16
+from prediction.exported import engine_for, runs_in_bf16
 from prediction.files import ResultFiles
 from prediction.inputs import Found, find_inputs
 from prediction.pipeline import Prediction
@@ -39,7 +38,7 @@ def predict(args: Sequence[str] | None = None) -> int:
     """Parses the arguments (those of the process by default), predicts and returns the exit status."""
     flags = _parse(args)
     found = _check(flags)
-    asked = (flags.accelerator, flags.devices, flags.precision, flags.score_threshold, flags.classes)
+    asked = (flags.accelerator, flags.devices, flags.precision, flags.score_threshold, flags.classes, flags.engine)
     detector = Detector(flags.ckpt_path, *asked)
     module = detector.module
     workers = max(1, flags.num_workers)
@@ -81,6 +80,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--accelerator", default="auto", help="cpu, cuda, mlu, or auto: the best there is (default)")
     add("--devices", default="1", metavar="N", help="one device: 1, or an ordinal with a comma: 2,")
     add("--precision", choices=PRECISIONS, help="default: 32-true; auto: bf16-mixed where the device has it")
+    engines = "auto: the exported file's, or torch for a checkpoint, which onnx and openvino (CPU) convert first"
+    add("--engine", choices=("auto", "torch", "onnx", "openvino"), default="auto", help=engines)
     add("--batch_size", type=int, default=8, metavar="N", help="pictures at a time on the device (default: 8)")
     threads = "threads that decode, draw and write (default: the cores this process may use, at most 8)"
     add("--num_workers", type=int, default=default_workers(), metavar="N", help=threads)
@@ -107,8 +108,9 @@ def _check(flags: argparse.Namespace) -> Found:
         raise MisconfigurationException(f"--output {flags.output}: expected a directory, but this is a file")
     asked = {name: getattr(flags, name) for name in ("accelerator", "devices", "precision")}
     asked["precision"] = fast_precision(flags.accelerator) if flags.precision == "auto" else flags.precision
-    if is_exported(flags.ckpt_path):
-        runs_in_bf16(flags.ckpt_path, flags.accelerator, asked["precision"], flags.precision == "auto")
+    if engine_for(flags.ckpt_path, flags.engine) != "torch":
+        is_auto = flags.precision == "auto"
+        runs_in_bf16(flags.ckpt_path, flags.accelerator, asked["precision"], is_auto, flags.engine)
     device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     found = find_inputs(flags.inputs, flags.output)
     if any(each.is_video for each in found.inputs):

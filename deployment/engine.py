@@ -1,5 +1,6 @@
 """One interface to whatever runs a detector: an exported file in its engine, or our own network in torch."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.files import CheckpointError
+from deployment import onnx, openvino
 from deployment.about import About
 from deployment.graph import RawGraph
 from deployment.onnx import OnnxEngine
@@ -28,7 +30,9 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: dict[str, Callable[[Path, bool], Engine]] = {".onnx": OnnxEngine, ".xml": OpenVINOEngine}  # by suffix
+ENGINES = {".onnx": "onnx", ".xml": "openvino"}  # suffix -> engine
+OPEN: dict[str, Callable[[Path, bool], Engine]] = {"onnx": OnnxEngine, "openvino": OpenVINOEngine}
+EXPORT: dict[str, Callable[[RawGraph, About, Path], None]] = {"onnx": onnx.export, "openvino": openvino.export}
 
 
 class TorchEngine:
@@ -62,7 +66,16 @@ def open_exported(path: str | Path, bf16: bool = False) -> Engine:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    return ENGINES[path.suffix.lower()](path, bf16)
+    return OPEN[ENGINES[path.suffix.lower()]](path, bf16)
+
+
+def converted(raw: RawGraph, about: About, name: str, bf16: bool = False) -> Engine:
+    """Our own network in the engine of that name, by way of files that are gone afterwards."""
+    (suffix,) = (suffix for suffix, engine in ENGINES.items() if engine == name)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        path = Path(directory) / f"model{suffix}"
+        EXPORT[name](raw, about, path)
+        return open_exported(path, bf16)
 
 
 def run_detector(engine: Engine, images: Tensor, score_threshold: float | None = None) -> tuple[Tensor, Tensor, Tensor]:

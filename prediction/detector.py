@@ -22,9 +22,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode_upright, resize
-from deployment.engine import is_exported
 from prediction.devices import check_score_threshold, device_flags, fast_precision
-from prediction.exported import open_detector, runs_in_bf16
+from prediction.exported import engine_for, open_detector, runs_in_bf16
 from training.detecting import DetectingModule
 
 DEFAULT_THRESHOLD = 0.3  # of a checkpoint without thresholds of its own
@@ -61,6 +60,8 @@ class Detector:
         score_threshold: detections that score above it are returned, at most the checkpoint's max_detections a picture.
             By default those of the checkpoint, per class (`evaluate.py --save_thresholds`), which is said, or 0.3.
         classes: only these, by name or by category id; all of them by default.
+        engine: what computes: `torch`, or on the CPU `onnx` or `openvino`, to which a checkpoint is converted first; by
+            default that of an exported file, torch for a checkpoint.
 
     Raises:
         CheckpointError: no usable checkpoint.
@@ -75,12 +76,13 @@ class Detector:
         precision: str | None = None,
         score_threshold: float | None = None,
         classes: Sequence[str | int] | None = None,
+        engine: str = "auto",
     ) -> None:
         if score_threshold is not None:
             check_score_threshold(score_threshold)
         is_auto, precision = precision == "auto", fast_precision(accelerator) if precision == "auto" else precision
-        asked = (accelerator, precision, is_auto)
-        if not isinstance(checkpoint, DetectingModule) and is_exported(checkpoint):
+        asked = (accelerator, precision, is_auto, engine)
+        if not isinstance(checkpoint, DetectingModule) and engine_for(checkpoint, engine) != "torch":
             runs_in_bf16(checkpoint, *asked)
             accelerator, precision = "cpu", None
         strategy = _one_device(accelerator, devices, precision)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from coco.augment import denormalise
 from deployment.about import About
-from deployment.engine import Engine, is_exported, open_exported, run_detector
+from deployment.engine import ENGINES, Engine, converted, is_exported, open_exported, run_detector
+from deployment.graph import RawGraph
 from ssd.postprocess import Thresholds
 from ssd_module import SSDModule, load_module
 from training.detecting import Detected, DetectingModule
@@ -54,28 +55,51 @@ def load_detector(path: str | Path) -> DetectingModule:
 
 
 def open_detector(
-    path: str | Path, accelerator: Any = "auto", precision: Any = None, is_auto: bool = False
+    path: str | Path, accelerator: Any = "auto", precision: Any = None, is_auto: bool = False, engine: str = "auto"
 ) -> DetectingModule:
-    """`load_detector` for a device and a precision, of which an exported file has few: see `runs_in_bf16`."""
-    if not is_exported(path):
+    """`load_detector` for a device and a precision, of which engines but torch have few: see `runs_in_bf16`."""
+    name = engine_for(path, engine)
+    if name == "torch":
         return load_module(path)
-    return ExportedDetector(open_exported(path, runs_in_bf16(path, accelerator, precision, is_auto)))
+    bf16 = runs_in_bf16(path, accelerator, precision, is_auto, engine)
+    if is_exported(path):
+        return ExportedDetector(open_exported(path, bf16))
+    module = load_module(path)
+    return ExportedDetector(converted(RawGraph(module.model), about_of(module, "detections"), name, bf16))
 
 
-def runs_in_bf16(path: str | Path, accelerator: Any, precision: Any, is_auto: bool = False) -> bool:
-    """Whether an exported file is to compute in bfloat16. is_auto: `precision` was not asked for, but `auto`.
+def engine_for(path: str | Path, engine: str = "auto") -> str:
+    """What runs a file, `torch`, `onnx` or `openvino`: that of an exported file, torch for a checkpoint, or `engine`.
+
+    Raises MisconfigurationException where an exported file is of another one.
+    """
+    own = ENGINES.get(Path(path).suffix.lower())
+    if engine == "auto":
+        return own or "torch"
+    if own not in (None, engine):
+        raise MisconfigurationException(f"--engine {engine}: {path} is for {own}; leave it out, or give its checkpoint")
+    return engine
+
+
+def runs_in_bf16(
+    path: str | Path, accelerator: Any, precision: Any, is_auto: bool = False, engine: str = "auto"
+) -> bool:
+    """Whether what does not run in torch is to compute in bfloat16. is_auto: `precision` is what `auto` means here.
 
     Raises MisconfigurationException for a device or a precision that it is not run in.
     """
+    name = engine_for(path, engine)
     if accelerator not in ("auto", "cpu"):
-        raise MisconfigurationException(f"--accelerator {accelerator}: {path} runs on the CPU; give its checkpoint")
-    asked = str(precision or "32-true")
-    can = Path(path).suffix.lower() == ".xml"
+        raise MisconfigurationException(
+            f"--accelerator {accelerator}: {name} runs on the CPU here; leave it out, or give a checkpoint to torch"
+        )
+    asked, can = str(precision or "32-true"), name == "openvino"
     if asked in ("bf16", "bf16-mixed") and (can or is_auto):
         return can
     if asked not in ("32", "32-true"):
         raise MisconfigurationException(
-            f"--precision {precision}: {path} computes in 32-true{' or bf16-mixed' if can else ''}. Give its checkpoint"
+            f"--precision {precision}: {name} computes in 32-true{' or bf16-mixed' if can else ''} here; leave it out, "
+            "or give a checkpoint to torch"
         )
     return False
 

@@ -36,10 +36,12 @@ def test_pixels_come_back_exactly_from_what_a_data_module_made_of_them():
     assert torch.equal(denormalise(normalise(every)), every)
 
 
-@pytest.mark.parametrize("threshold", [None, 0.1])
-def test_a_detector_of_it_finds_what_that_of_the_checkpoint_finds(exported, thin_detector, sample, threshold):
+@pytest.mark.parametrize(("threshold", "engine"), [(None, "auto"), (0.1, "auto"), (0.1, "onnx"), (None, "openvino")])
+def test_a_detector_of_it_finds_what_that_of_the_checkpoint_finds(exported, thin_detector, sample, threshold, engine):
+    pytest.importorskip("openvino", reason="needs the extra [openvino]")
     paths = sorted((sample / "val2017").glob("*.jpg"))
-    ours, theirs = (Detector(path, "cpu", score_threshold=threshold)(paths) for path in (thin_detector, exported))
+    other = Detector(exported if engine == "auto" else thin_detector, score_threshold=threshold, engine=engine)
+    ours, theirs = Detector(thin_detector, "cpu", score_threshold=threshold)(paths), other(paths)
     assert sum(map(len, ours)) > 20
     for expected, found in zip(ours, theirs, strict=True):
         assert np.allclose(expected.scores, found.scores, atol=1e-5) and expected.size == found.size
@@ -72,13 +74,19 @@ def test_what_its_run_chose_of_the_classes_is_chosen_in_its_evaluation(thin_dete
     assert chosen == {"data_root": "x", "classes": ["disc", "cross"]}
 
 
+def test_an_exported_file_is_for_its_own_engine(exported, sample, tmp_path):
+    args = ["--ckpt_path", str(exported), str(sample), "--output", str(tmp_path), "--engine", "openvino"]
+    with pytest.raises(MisconfigurationException, match=r"--engine openvino: .*model\.onnx is for onnx"):
+        predict(args)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--save_thresholds", "true"], "--save_thresholds: .*model.onnx is an exported file; give its checkpoint"),
         (["--compile", "true"], "--compile: "),
-        (["--accelerator", "cuda"], "--accelerator cuda: .*model.onnx runs on the CPU"),
-        (["--precision", "bf16-mixed"], "--precision bf16-mixed: .*model.onnx computes in 32-true. Give"),
+        (["--accelerator", "cuda"], "--accelerator cuda: onnx runs on the CPU"),
+        (["--precision", "bf16-mixed"], "--precision bf16-mixed: onnx computes in 32-true here"),
     ],
 )
 def test_what_an_exported_file_cannot_do_is_refused(exported, sample, tmp_path, args, message):
