@@ -20,6 +20,9 @@ OLDEST := .venv-oldest
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
+# As the doors set it (command_line/start.py): threads that wait leave their core to others.
+export OMP_WAIT_POLICY ?= passive
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-mlu test test-slow test-extras test-faults test-oldest lint format bench lock clean
 

@@ -19,6 +19,9 @@ PREEMPTED = 75  # exit code, EX_TEMPFAIL: stopped by a signal with its state sav
 RESUMABLE = ("command_line.fit", "command_line.published")
 FIRST_RANK = "SSD_FIRST_RANK"  # environment: the process id of the rank that starts others by Lightning's launcher
 GRACE = 5.0  # seconds that a rank has to end by itself once the first one is gone
+# Of OpenMP, unless the user set it; read when torch is imported. Threads that wait sleep, and leave their core to
+# others: by default they spin, and on a shared machine a run gets next to nothing done (docs/performance.md).
+THREADS = {"OMP_WAIT_POLICY": "passive"}
 AT_ONCE = ("command_line.evaluate",)  # ranks and all; others leave by an exception, and clean up
 
 
@@ -39,12 +42,15 @@ def start(module: str, args: Sequence[str] | None = None, command: Sequence[str]
 
 
 def prepare(command: Sequence[str] | None = None) -> None:
-    """Output that lasts; and a stop signal ends the process at once, with one message and the command if there is one.
+    """Output that lasts, threads that share their cores (`THREADS`); and a stop signal ends the process at once, with
+    one message and the command if there is one.
 
     Its exit code is then `PREEMPTED`; without a command 128 + the signal, as in shells. A rank that Lightning's
     launcher started ends when the first one is gone, however that ended.
     """
     make_lasting()
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
     EarlyStop(partial(_leave, command))
     if rank_of_launcher() and FIRST_RANK in os.environ and os.name == "posix":
         first = int(os.environ[FIRST_RANK])

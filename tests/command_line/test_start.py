@@ -179,3 +179,15 @@ def test_ctrl_c_through_tee_saves_and_ends_with_code_75(sample, tmp_path):
     assert process.wait(300) == 75
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise_and_torch_reads_it(policy):
+    """It is read when torch is imported, so it must be there before."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+    code = "import os, sys; from command_line.start import prepare; prepare(); early = 'torch' not in sys.modules"
+    code += "; print(early, os.environ['OMP_WAIT_POLICY'])"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, cwd=PROJECT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert said.split() == ["True", policy or "passive"]
