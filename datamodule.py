@@ -132,6 +132,7 @@ class COCODataModule(pl.LightningDataModule):
             {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations},
             self.selection,
         )
+        self.normalise = normalise  # or the same compiled (training/compiled.py)
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.val_limit = val_limit
@@ -278,7 +279,7 @@ class COCODataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """The device half: colour jitter (in training) and normalisation."""
-        return {**batch, "images": normalise(batch["images"], batch.get("colour"))}
+        return {**batch, "images": self.normalise(batch["images"], batch.get("colour"))}
 
     def _all_damaged_images(self) -> dict[str, str]:
         """Of all processes, which each know their own."""

@@ -19,8 +19,7 @@ from checkpoints.published import default_category_ids, to_ours
 from coco.augment import normalise
 from coco.names import plain
 from ssd.fold import fold_batch_norm
-from ssd.loss import MultiBoxLoss
-from ssd.matching import match
+from ssd.loss import MultiBoxLoss, loss_of_boxes
 from ssd.model import SSD300
 from ssd.postprocess import detect
 from training.class_weights import weigh_classes
@@ -119,6 +118,7 @@ class SSDModule(DetectingModule):
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         freeze_parts(self.model, freeze)
+        self.loss_of_boxes = loss_of_boxes  # or the same compiled (training/compiled.py)
         self.loss = MultiBoxLoss(background_negatives=BACKGROUND_NEGATIVES)
         self.save_check = SaveCheck()
 
@@ -222,7 +222,7 @@ class SSDModule(DetectingModule):
 
     def _losses(self, batch: dict[str, Any], offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Localisation and confidence, means over the batch."""
-        return self.loss(offsets, logits, *match(batch["boxes"].float(), batch["labels"], self.default_boxes))
+        return self.loss_of_boxes(self.loss, offsets, logits, batch["boxes"].float(), batch["labels"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         """See training/optimisation.py."""

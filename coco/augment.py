@@ -17,7 +17,7 @@ def normalise(images: Tensor, colour: Tensor | None = None, channels_last: bool 
         channels_last: memory format of the result.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
         return _normalise(images, colour).contiguous(memory_format=memory_format)
     # One image at a time stays in the cache; the same operations, so the same result.
     normalised = torch.empty(images.shape, dtype=torch.float32, memory_format=memory_format)
@@ -50,9 +50,14 @@ def _normalise(images: Tensor, colour: Tensor | None) -> Tensor:
     return torch.minimum(jittered, (255 - mean) / std, out=jittered)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # a compiler would trace what is cached, and not cache it
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [3, 1, 1] in grey levels; kept per device, to copy them there once."""
+    return _cached_imagenet(device)
+
+
+@functools.cache
+def _cached_imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
     # float32 by name: the precision of a network may set another default.
     mean, std = (255 * torch.tensor(values, dtype=torch.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return mean.view(3, 1, 1).to(device), std.view(3, 1, 1).to(device)

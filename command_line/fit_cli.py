@@ -21,9 +21,10 @@ from command_line.configs import write_config
 from command_line.shared import ScriptCLI, listed, without_flags
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule, fit_stages
-from prediction.devices import check_device, device_flags
+from prediction.devices import check_device, device_flags, training_compiler
 from ssd.model import FEATURE_CHANNELS
 from ssd_module import SSDModule, load_module
+from training.compiled import CompileTraining
 from training.continued_logs import ContinuedLogs
 from training.csv_log import CSVLog, table_directory
 from training.finetune import check_backbone
@@ -88,6 +89,8 @@ class FitCLI(ScriptCLI):
             "The number by which best.ckpt is the best: mAP, val/mAP_50 or another of COCO's, or val/loss (the least)."
         )
         add("--best_by", type=str, default="mAP", help=best)
+        compiled = "Compile what a training step computes; true, or the name of a backend of torch.compile."
+        add("--compile_training", type=bool | str, default=False, help=compiled)
         # The published recipe's epochs; and the first lines say what there is to say of the model.
         parser.set_defaults({"trainer.max_epochs": 65, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -99,6 +102,7 @@ class FitCLI(ScriptCLI):
         """The checks, in the order a user can act on them: settings, device, data, checkpoint."""
         self._check_settings()
         check_device(self.config.trainer)
+        self.compiler = training_compiler(self.config.compile_training, self.config.trainer)
         if self.config.model.backbone not in FEATURE_CHANNELS:
             raise MisconfigurationException(
                 f"--model.backbone {self.config.model.backbone}: expected one of {', '.join(FEATURE_CHANNELS)}"
@@ -160,6 +164,8 @@ class FitCLI(ScriptCLI):
         else:
             first.append(TrainBatch(self.run_dir / "pictures"))
         callbacks = [*first, *listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
+        if self.compiler:
+            callbacks.append(CompileTraining(self.compiler))
         if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if trainer["enable_checkpointing"] is not False:

@@ -40,14 +40,32 @@ def check_device(trainer: Any) -> None:
     device_flags({**trainer.as_dict(), **unbuilt})
 
 
-def check_compile(trainer: Any) -> None:
-    """Raises MisconfigurationException where `--compile true` has no compiler for the device of a configuration."""
+def check_compile(trainer: Any, flag: str = "--compile", instead: str = "; --fold_batch_norm true alone works") -> None:
+    """Raises MisconfigurationException where `FLAG true` has no compiler for the device of a configuration."""
     flags = resolve_trainer_flags(accelerator=trainer["accelerator"])
     if flags["accelerator"] == "mlu" and not backend.can_compile():
         raise MisconfigurationException(
-            "--compile true: this torch_mlu brings no inductor, so that torch.compile has no backend for an MLU. Leave "
-            "it out; --fold_batch_norm true alone works"
+            f"{flag} true: this torch_mlu brings no inductor, so that torch.compile has no backend for an MLU. Leave "
+            f"it out{instead}"
         )
+
+
+def training_compiler(compile_training: bool | str, trainer: Any) -> str | None:
+    """The backend of `torch.compile` that `--compile_training` asks for, if any.
+
+    Raises MisconfigurationException for one that is not there.
+    """
+    if not compile_training:
+        return None
+    if compile_training is True:
+        check_compile(trainer, "--compile_training", "")
+        return "inductor"
+    if compile_training not in (known := torch.compiler.list_backends(exclude_tags=())):
+        raise MisconfigurationException(
+            f"--compile_training {compile_training}: expected true, false or a backend of torch.compile: "
+            f"{', '.join(known)}"
+        )
+    return compile_training
 
 
 def device_flags(trainer: Any) -> dict[str, Any]:

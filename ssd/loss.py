@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssd.boxes import encode_offsets
 from ssd.default_boxes import ssd300_default_boxes
+from ssd.matching import match
 
 
 class MultiBoxLoss(nn.Module):
@@ -53,7 +54,7 @@ class MultiBoxLoss(nn.Module):
 
         Returns (localisation, confidence), two scalars: float32, float64 of a float64 network.
         """
-        if logits.device.type == "cpu":
+        if logits.device.type == "cpu" and not torch.compiler.is_compiling():
             return self.of_rows(offsets, logits, matched_boxes, matched_labels)
         return self.in_fixed_shapes(offsets, logits, matched_boxes, matched_labels)
 
@@ -113,6 +114,14 @@ class MultiBoxLoss(nn.Module):
     def _negatives(self, num_positive: Tensor) -> Tensor:
         """int64 [B], how many negatives of each image count."""
         return self.negatives_per_positive * num_positive + self.background_negatives * (num_positive == 0)
+
+
+def loss_of_boxes(
+    criterion: MultiBoxLoss, offsets: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(localisation, confidence) of ground truths as they come: boxes [B, G, 4] and labels [B, G] as `match` takes
+    them."""
+    return criterion(offsets, logits, *match(boxes, labels, criterion.default_boxes))
 
 
 def _summable(values: Tensor) -> Tensor:

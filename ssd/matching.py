@@ -25,7 +25,9 @@ def match(boxes: Tensor, labels: Tensor, default_boxes: Tensor, iou_threshold: f
         matched_boxes: float32 [B, A, 4] cxcywh; the default box itself where nothing matched.
         matched_labels: int64 [B, A]; 0 (background) where nothing matched.
     """
-    if labels.device.type == "cpu" and torch.equal(default_boxes, grids().default_boxes):
+    # What is compiled has fixed shapes on the CPU too.
+    on_cpu = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and torch.equal(default_boxes, grids().default_boxes):
         return match_by_grid(boxes, labels, iou_threshold)
     return match_in_fixed_shapes(boxes, labels, cxcywh_to_xyxy(default_boxes), iou_threshold)
 
@@ -127,8 +129,13 @@ def _max_and_first(values: Tensor, dim: int, rank: Tensor) -> tuple[Tensor, Tens
     return highest.squeeze(dim), size - attained.amax(dim).long()
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # a compiler would trace what is cached, and not cache it
 def _tie_order(num_boxes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rank of every default box, and the default box of every rank: [A] each."""
+    return _cached_tie_order(num_boxes, device)
+
+
+@functools.cache
+def _cached_tie_order(num_boxes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     rank = tie_rank(num_boxes, device)
     return rank, rank.argsort()

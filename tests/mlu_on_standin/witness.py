@@ -96,7 +96,7 @@ def steps(transfers: Sequence[Any]) -> list[list[str]]:
 
 
 def in_words(transfer: Any) -> str:
-    """`d2h float32 [4, 200] ssd_module.py`: what moved, and the file that asked for it."""
+    """`d2h float32 [4, 200] training/detecting.py`: what moved, and the file that asked for it."""
     files = [frame.rsplit(":", 1)[0] for frame in transfer.frames]
     asked = (file for file in files if "/torch/" not in file and not file.endswith(CARRIERS))
     file = next(asked, "a thread of autograd").removeprefix(f"{PROJECT}{os.sep}").split("site-packages/")[-1]
