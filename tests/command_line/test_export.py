@@ -5,12 +5,14 @@ import shutil
 import sys
 
 import pytest
+import torch
 
 from checkpoints.files import CheckpointError
 from command_line import export
 from command_line.shared import UsageError
 from deployment import onnx as to_onnx
 from deployment.engine import open_exported
+from tests.checkpoints.test_published import golden_state
 
 
 def run(path, output, *more, format="onnx"):
@@ -132,3 +134,13 @@ def test_a_kit_is_a_directory_of_its_own_with_proven_outputs(with_onnx, thin_det
         run(thin_detector, tmp_path / "kit", *args, format="magicmind_kit")
     with pytest.raises(UsageError, match="--format magicmind_kit and --calibrate DIR: one needs the other"):
         run(thin_detector, tmp_path / "other", format="magicmind_kit")
+
+
+@pytest.mark.extras
+def test_a_checkpoint_of_the_published_recipe_with_its_80_classes_is_exported_and_proven(with_onnx, tmp_path, capsys):
+    torch.save({"epoch": 3, "iteration": 12, "model": golden_state("resnet18")}, tmp_path / "published.pt")
+    run(tmp_path / "published.pt", tmp_path / "model.onnx")
+    agreeing, _, detections = capsys.readouterr().out.partition("--data_root: ")[2].split()[:3]
+    assert agreeing == detections and int(agreeing) > 1000
+    about = open_exported(tmp_path / "model.onnx").about
+    assert about.backbone == "resnet18" and len(about.class_names) == 80 and about.category_ids[-1] == 90
