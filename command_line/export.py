@@ -19,7 +19,7 @@ from checkpoints.published import from_ours
 from coco.dataset import EvaluationDataset
 from command_line.shared import UsageError, selection_of, with_home, with_selection_of
 from datamodule import COCODataModule
-from deployment import onnx, openvino
+from deployment import onnx, openvino, torch_export
 from deployment.about import About
 from deployment.engine import TorchEngine, open_exported
 from deployment.graph import RawGraph
@@ -31,7 +31,7 @@ from prediction.inputs import find_inputs
 from ssd_module import load_module
 from training.detecting import DetectingModule
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "magicmind_kit": "", "published": ".pt"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2", "magicmind_kit": "", "published": ".pt"}
 PROVEN = 16  # pictures
 CALIBRATION = 100  # pictures
 # Flag -> the formats that have it; those not named have all but the published one.
@@ -87,11 +87,15 @@ def _exported(flags: argparse.Namespace) -> None:
             onnx.export(raw, about, unproven, flags.opset)
         elif flags.format == "openvino":
             openvino.export(raw, about, unproven, calibration)
+        elif flags.format == "torch_export":
+            torch_export.export(raw, about, unproven)
         else:
             write_kit(raw, about, unproven, calibration, names)
             opened = unproven / "model.onnx"
         bounds = QUANTISED if flags.int8 else EXACT
-        engine, reference = open_exported(opened), TorchEngine(raw, about_of(module, "raw"))
+        is_pt2 = flags.format == "torch_export"
+        engine = torch_export.JustExported(unproven, about) if is_pt2 else open_exported(opened)
+        reference = TorchEngine(raw, about_of(module, "raw"))
         proof = prove(engine, reference, pictures, bounds)
         print(f"proof beside PyTorch, on {whose}: {proof}")
         proof.check(flags.output)
@@ -169,7 +173,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of ours, or a published .pt file")
     formats = (
-        "onnx: one file of standard operators; openvino: .xml and .bin; magicmind_kit: a directory; published: .pt"
+        "onnx: one file of standard operators; openvino: .xml and .bin; torch_export: .pt2, raw; magicmind_kit: a "
+        "directory; published: .pt"
     )
     add("--format", required=True, choices=SUFFIXES, help=formats)
     add("--output", required=True, type=Path, metavar="FILE", help="the file to write")
@@ -189,6 +194,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     flags = parser.parse_args(with_home(sys.argv[1:] if args is None else args))
     _check(flags)
     flags.batch = _batch(flags)
+    flags.raw = flags.raw or flags.format == "torch_export"
     return flags
 
 

@@ -71,8 +71,13 @@ def open_detector(
 def engine_for(path: str | Path, engine: str = "auto") -> str:
     """What runs a file, `torch`, `onnx` or `openvino`: that of an exported file, torch for a checkpoint, or `engine`.
 
-    Raises MisconfigurationException where an exported file is of another one.
+    Raises MisconfigurationException where an exported file is of another one, or a `.pt2` file.
     """
+    if Path(path).suffix.lower() == ".pt2":
+        raise MisconfigurationException(
+            f"{path}: is for other programs that have torch; it is not opened here, since torch.export.load reads "
+            "pickles, which can run code. Give its checkpoint, or an .onnx or .xml file"
+        )
     own = ENGINES.get(Path(path).suffix.lower())
     if engine == "auto":
         return own or "torch"

@@ -144,3 +144,10 @@ def test_a_checkpoint_of_the_published_recipe_with_its_80_classes_is_exported_an
     assert agreeing == detections and int(agreeing) > 1000
     about = open_exported(tmp_path / "model.onnx").about
     assert about.backbone == "resnet18" and len(about.class_names) == 80 and about.category_ids[-1] == 90
+
+
+def test_a_pt2_file_takes_any_number_of_pictures_and_is_raw(thin_detector, tmp_path, capsys):
+    run(thin_detector, tmp_path / "model.pt2", format="torch_export")
+    assert "as torch_export, float32, any number of pictures a call, raw offsets" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--opset: not with --format torch_export, but with onnx"):
+        run(thin_detector, tmp_path / "model.pt2", "--opset", "18", format="torch_export")
