@@ -20,10 +20,12 @@ COMMANDS = {
     "predict": ("command_line.predict", "detect objects in pictures and videos"),
     "export": ("command_line.export", "write a checkpoint in another format"),
     "published": ("command_line.published", "the published recipe's main.py, with its flags"),
+    "replay": ("command_line.replay", "one step of a run again, on two devices: where do they part?"),
     "check": ("coco.check", "look through a data set before training"),
     "convert": ("coco.convert", "make a COCO-format data set of YOLO, VOC, CVAT, Open Images or a table"),
     "sample": ("coco.sample", "write the built-in sample data set"),
     "devices": ("accelerators", "what Lightning will use on this machine"),
+    "selftest": ("command_line.selftest", "whether a device trains and evaluates as the CPU does"),
 }
 # Run as `python -m` runs them: nothing imports them.
 SCRIPTS = ("coco.check", "coco.convert", "coco.sample", "accelerators")

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import pytorch_lightning as pl
+
 from checkpoints.finite import broken_tensors, in_words
 from training.losses import NonFiniteLossError
 from training.ranks import gathered
+from training.replaying import advice
 
 
 class NonFiniteWeightsError(NonFiniteLossError):
@@ -20,12 +23,12 @@ class SaveCheck:
     def __init__(self) -> None:
         self.step: int | None = None  # the last at which the state was known to be finite
 
-    def __call__(self, checkpoint: dict[str, Any]) -> None:
+    def __call__(self, checkpoint: dict[str, Any], trainer: pl.Trainer | None = None) -> None:
         """Raises NonFiniteWeightsError on all ranks if the content of `checkpoint` is broken on any; all must call."""
         broken = list(dict.fromkeys(name for of_rank in gathered(broken_tensors(checkpoint)) for name in of_rank))
         step = checkpoint["global_step"]
         if broken:
-            raise NonFiniteWeightsError(self._told(broken, step))
+            raise NonFiniteWeightsError(self._told(broken, step) + advice(trainer, step))
         self.step = step
 
     def _told(self, broken: list[str], step: int) -> str:

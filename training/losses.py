@@ -11,6 +11,7 @@ from torch import Tensor
 
 from training.position import epoch_was_cut
 from training.ranks import gathered
+from training.replaying import advice
 
 CHECK_EVERY_N_STEPS = 50  # where `log_every_n_steps` is 0, never; Lightning's default
 
@@ -45,13 +46,13 @@ class LossMonitor(pl.Callback):
         self._pending.append((_step(trainer, batch_idx), parts, batch["image_ids"]))
         if len(self._pending) >= (trainer.log_every_n_steps or CHECK_EVERY_N_STEPS):
             # From the host: what is logged for the progress bar Lightning reads again in every step.
-            pl_module.log("loss", self._check()[-1], prog_bar=True, logger=False, batch_size=1)
+            pl_module.log("loss", self._check(trainer)[-1], prog_bar=True, logger=False, batch_size=1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check()
+        self._check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check()
+        self._check(trainer)
         sums, images = zip(*gathered((self._sum, self._images)), strict=True)
         pl_module.log("train/loss_epoch", torch.tensor(sum(sums) / max(sum(images), 1)), batch_size=1)
         if not epoch_was_cut(trainer):
@@ -60,7 +61,7 @@ class LossMonitor(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._check()
+        self._check(trainer)
         checkpoint["loss_sums"] = [list(of_rank) for of_rank in gathered((self._sum, self._images))]
 
     def on_load_checkpoint(
@@ -72,7 +73,7 @@ class LossMonitor(pl.Callback):
             saved = [total] + [[0.0, 0]] * (trainer.world_size - 1)
         self._sum, self._images = saved[trainer.global_rank]
 
-    def _check(self) -> Tensor:
+    def _check(self, trainer: pl.Trainer) -> Tensor:
         """The pending losses, on the host."""
         pending, self._pending = self._pending, []
         if not pending:
@@ -83,7 +84,7 @@ class LossMonitor(pl.Callback):
             if step in self._skipped:
                 continue
             if not np.isfinite(loss):
-                told = _not_finite(step, parts, image_ids)
+                told = _not_finite(step, parts, image_ids) + advice(trainer, step)
                 break
             self._sum += loss * len(image_ids)
             self._images += len(image_ids)

@@ -103,10 +103,8 @@ class TrainBatch(pl.Callback):
         if self.count == 0 or not trainer.is_global_zero or (trainer.ckpt_path and self.path.exists()):
             return
         annotations = getattr(trainer.datamodule, "train_annotations", None)
-        sheet = sheet_of(_tiles(batch, self.count, _drawn_names(pl_module), annotations))
+        sheet = draw_batch(self.path, batch, pl_module, annotations, self.count)
         self.count = 0  # done
-        with replacing(self.path) as file:
-            sheet.save(file, format="PNG")
         logger = tensorboard(trainer)
         if logger is not None:
             logger.experiment.add_image("train/batch", np.asarray(sheet), trainer.global_step, dataformats="HWC")
@@ -127,6 +125,17 @@ class ClassPrecision(pl.Callback):
             name = unique(row["name"], str(row["category_id"]), names)
             if row["ground_truths"]:
                 logger.experiment.add_scalar(f"class_AP/{name}", row["AP"], trainer.global_step)
+
+
+def draw_batch(
+    path: Path, batch: Any, module: Any, annotations: CocoAnnotations | None, count: int | None = None
+) -> Image.Image:
+    """Writes a training batch as the network gets it, with its boxes, all of it or its first `count` pictures."""
+    count = len(batch["images"]) if count is None else count
+    sheet = sheet_of(_tiles(batch, count, _drawn_names(module), annotations))
+    with replacing(path) as file:
+        sheet.save(file, format="PNG")
+    return sheet
 
 
 def tensorboard(trainer: pl.Trainer) -> TensorBoardLogger | None:

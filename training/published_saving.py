@@ -59,7 +59,7 @@ class SavePublished(pl.Callback):
             remove_unfinished(self.directory)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        pl_module.save_check(_as_checkpoint(pl_module))  # on all ranks
+        pl_module.save_check(_as_checkpoint(pl_module), trainer)  # on all ranks
         if not trainer.is_global_zero:
             return
         path = self.directory / f"epoch_{trainer.current_epoch}.pt"

@@ -52,11 +52,12 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """`limit`: seconds, after which it hangs."""
+    """`limit`: seconds, after which it hangs. `quick`: is part of a quick selftest."""
 
     name: str
     function: Callable[[Setting], Found]
     limit: float = 300
+    quick: bool = True
 
 
 @dataclass

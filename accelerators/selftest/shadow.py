@@ -72,7 +72,7 @@ class ShadowedOperators(TorchDispatchMode):
             self.reads[name] += 1
         if torch.Tag.nondeterministic_seeded in func.tags or any(part in name for part in NOT_COMPARED):
             return func(*args, **kwargs)
-        cpu_args, cpu_kwargs = tree_map(_on_cpu, (args, kwargs))
+        cpu_args, cpu_kwargs = _on_cpu((args, kwargs))
         if name in ("aten::_softmax", "aten::_log_softmax"):
             cpu_args = (*cpu_args[:2], False)  # half to float is the devices' own form
         result = func(*args, **kwargs)
@@ -123,13 +123,21 @@ def difference(name: str, own: Tensor, cpu: Tensor, bound: float, dtype: torch.d
     return Difference(name, told, relative, bound, float(ours[worst]), float(theirs[worst]), place)
 
 
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, torch.device):
-        return torch.device("cpu")
-    if not isinstance(value, Tensor):
-        return value
-    copy = value.detach().to("cpu", copy=True)
-    return copy.float() if copy.dtype in (torch.float16, torch.bfloat16) else copy
+def _on_cpu(values: Any) -> Any:
+    """Copies; a tensor that is there twice (`out=` one of the operands) is one copy."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, torch.device):
+            return torch.device("cpu")
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in copies:
+            copy = value.detach().to("cpu", copy=True)
+            copies[id(value)] = copy.float() if copy.dtype in (torch.float16, torch.bfloat16) else copy
+        return copies[id(value)]
+
+    return tree_map(copied, values)
 
 
 def _lowest(values: Iterable[Tensor]) -> torch.dtype:
