@@ -29,6 +29,7 @@ ABOUT = {  # of Lightning's flags, in a few words
     "save_every_n_steps": "steps between saves of last.ckpt",
     "stall_seconds": "report slow pictures after so long without any",
     "keep_epochs": "keep every K-th epoch's checkpoint too",
+    "compile_training": "true: compile what a training step computes",
     "max_skipped_steps": "steps without finite gradients to leave out",
     "best_by": "the number of best.ckpt: mAP, val/loss, ...",
 }

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("command_line.fit", "train, or resume a run"),
     "evaluate": ("command_line.evaluate", "COCO's numbers of a checkpoint or of detections, and a report"),
     "compare": ("command_line.compare", "whether one detector is better than another, or it is noise"),
+    "benchmark": ("command_line.benchmark", "images per second of training or inference steps"),
     "predict": ("command_line.predict", "detect objects in pictures and videos"),
     "export": ("command_line.export", "write a checkpoint in another format"),
     "published": ("command_line.published", "the published recipe's main.py, with its flags"),
