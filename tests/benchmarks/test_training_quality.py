@@ -113,6 +113,13 @@ def test_the_configuration_for_small_data_is_that_of_the_measured_ones():
         assert config["data"]["batch_size"] == small["data"]["batch_size"]
 
 
+def test_the_better_one_for_small_data_differs_by_what_was_measured(study):
+    small, plus = (
+        yaml.safe_load((PROJECT / f"configs/{name}.yaml").read_text()) for name in ("small_data", "small_data_plus")
+    )
+    assert plus == {**small, "data": {**small["data"], **study["variants"]["crop50"]["everywhere"]["data"]}}
+
+
 def test_what_a_configuration_is_expected_to_give_is_told_of_unseen_seeds(study):
     study = {**study, "configs": {"configs/demo.yaml": "demo clip5"}}
     rows = [row(0, 0.9), row(10, 0.4), row(11, 0.5), row(12, None), row(13, 0.6, precision="32-true")]
