@@ -3,11 +3,11 @@
 
 namespace standin {
 
-// A real MLU keeps 64-bit values in 32 bits. With STANDIN_MLU_INT32=1 an integer that would not survive that is an
-// error; with STANDIN_MLU_FLOAT32=1 float64 values lose what float32 does not hold.
+// A real MLU keeps float64 as float32, and so does this one unless STANDIN_MLU_FLOAT32=0. Its int64 is true, but some
+// operators compute in int32: with STANDIN_MLU_INT32=1 an integer that would not survive that is an error in all.
 void narrow(const at::Tensor& cpu) {
   static const bool integers = environment("STANDIN_MLU_INT32", "0") == "1";
-  static const bool floats = environment("STANDIN_MLU_FLOAT32", "0") == "1";
+  static const bool floats = environment("STANDIN_MLU_FLOAT32", "1") == "1";
   const BelowAutograd below;
   if (integers && cpu.scalar_type() == at::kLong && cpu.numel() > 0) {
     for (const auto& extreme : {cpu.min(), cpu.max()}) {

@@ -147,8 +147,18 @@ class ProcessGroupCNCL final : public c10d::Backend {
     return over(gloo_->broadcast(aliases, options), tensors);
   }
   WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
-    check(options.reduceOp);
     auto aliases = of(tensors);
+    if (options.reduceOp == c10d::ReduceOp::AVG && environment("STANDIN_MLU_AVG", "0") == "1") {  // as newer CNCL
+      auto sum = options;
+      sum.reduceOp = c10d::ReduceOp::SUM;
+      gloo_->allreduce(aliases, sum)->wait();
+      for (auto& alias : aliases) {
+        alias.div_(getSize());
+      }
+      sum.reduceOp = c10d::ReduceOp::MAX;  // of equal values: a work to return
+      return over(gloo_->allreduce(aliases, sum), tensors);
+    }
+    check(options.reduceOp);
     return over(gloo_->allreduce(aliases, options), tensors);
   }
   WorkPtr allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) override {

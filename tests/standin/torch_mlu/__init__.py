@@ -28,4 +28,8 @@ def _register() -> None:
     faults.plant()
 
 
+def autoload() -> None:
+    """What `import torch` calls through the entry point of ../autoload; importing this file has done it."""
+
+
 _register()

@@ -132,7 +132,8 @@ def is_bf16_supported() -> bool:
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
-    return [torch.float16, torch.bfloat16] if is_bf16_supported() else [torch.float16]
+    """As torch_mlu's: whatever the card. `is_bf16_supported` is the one to ask."""
+    return [torch.float16, torch.bfloat16]
 
 
 def get_arch_list() -> list[str]:
