@@ -24,7 +24,7 @@ from deployment.about import About
 from deployment.engine import TorchEngine, open_exported
 from deployment.graph import RawGraph
 from deployment.magicmind_kit import write_kit
-from deployment.proof import EXACT, QUANTISED, prove, synthetic_pictures
+from deployment.proof import EXACT, HALVED, QUANTISED, prove, synthetic_pictures
 from prediction.detector import open_picture, prepare
 from prediction.exported import ExportedDetector, about_of
 from prediction.inputs import find_inputs
@@ -39,6 +39,7 @@ OF_FORMATS = {
     "opset": ("onnx",),
     "raw": ("onnx", "openvino"),  # a kit is raw
     "int8": ("openvino",),
+    "fp16": ("openvino",),
     "calibrate": ("openvino", "magicmind_kit"),
 }
 
@@ -75,7 +76,7 @@ def _exported(flags: argparse.Namespace) -> None:
     calibration, names = _drawn(flags.calibrate) if flags.calibrate else ([], [])
     pictures, whose = _pictures(data, calibration)
     digest = hashlib.sha256(flags.ckpt_path.read_bytes()).hexdigest()
-    numbers = "int8" if flags.int8 else "float32"
+    numbers = "int8" if flags.int8 else "float16" if flags.fp16 else "float32"
     about = about_of(module, "raw" if flags.raw else "detections", flags.batch, digest, numbers)
     about = replace(about, selection=selection_of(read_outline(flags.ckpt_path)))
     raw = RawGraph(module.model)
@@ -92,7 +93,7 @@ def _exported(flags: argparse.Namespace) -> None:
         else:
             write_kit(raw, about, unproven, calibration, names)
             opened = unproven / "model.onnx"
-        bounds = QUANTISED if flags.int8 else EXACT
+        bounds = {"int8": QUANTISED, "float16": HALVED, "float32": EXACT}[numbers]
         is_pt2 = flags.format == "torch_export"
         engine = torch_export.JustExported(unproven, about) if is_pt2 else open_exported(opened)
         reference = TorchEngine(raw, about_of(module, "raw"))
@@ -181,6 +182,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--raw", action="store_true", help="offsets and logits of a fixed --batch, plain operators, no suppression")
     add("--batch", metavar="N", help="pictures a call: a number, or dynamic (default: dynamic; with --raw 1)")
     add("--opset", type=int, metavar="N", help="of ONNX's operators (default: what torch's exporter writes)")
+    add("--fp16", action="store_true", help="keep weights in 16 bits: half the file; openvino")
     add("--int8", action="store_true", help="quantise the network; needs --calibrate, and openvino")
     add("--calibrate", type=Path, metavar="DIR", help=f"pictures, of which {CALIBRATION} calibrate int8")
     drop = "most mAP that int8 may lose on --data_root, else there is no file (default: 0.005)"
@@ -199,7 +201,9 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    given = [name for name in ("raw", "batch", "opset", "int8", "calibrate", "data_root") if getattr(flags, name)]
+    given = [
+        name for name in ("raw", "batch", "opset", "fp16", "int8", "calibrate", "data_root") if getattr(flags, name)
+    ]
     exported = tuple(SUFFIXES.keys() - {"published"})
     for name in given:
         if flags.format not in (formats := OF_FORMATS.get(name, exported)):
@@ -212,6 +216,8 @@ def _check(flags: argparse.Namespace) -> None:
     if (flags.int8 or kit) != (flags.calibrate is not None):
         flag = "--format magicmind_kit" if kit else "--int8"
         raise UsageError(f"{flag} and --calibrate DIR: one needs the other, pictures of the kind that it will see")
+    if flags.fp16 and flags.int8:
+        raise UsageError("--fp16 and --int8: one of them, int8 being the smaller")
     flags.raw = flags.raw or kit
     if flags.limit is not None and (flags.data_root is None or flags.limit < 1):
         raise UsageError(f"--limit {flags.limit}: a number of --data_root's validation images, from 1 on")

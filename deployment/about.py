@@ -21,9 +21,9 @@ class About:
     """Facts of an exported detector.
 
     form: a key of `OUTPUTS`. batch: pictures a call, None for any number. thresholds: what `detections` were made with,
-    and what `raw` is meant for. operating_point: the checkpoint's, for prediction. numbers: `float32`, or `int8`.
-    version: of this project. checkpoint: SHA-256 of the file that was exported. selection: the classes and validation
-    part that its run chose, as its checkpoint has them.
+    and what `raw` is meant for. operating_point: the checkpoint's, for prediction. numbers: `float32`, `float16` (of
+    weights) or `int8`. version: of this project. checkpoint: SHA-256 of the file that was exported. selection: the
+    classes and validation part that its run chose, as its checkpoint has them.
     """
 
     form: str

@@ -1,4 +1,4 @@
-"""OpenVINO: a detector as its `.xml` and `.bin`, in float32 or quantised to int8, and OpenVINO to run it on a CPU."""
+"""OpenVINO: a detector as its `.xml` and `.bin`, in float32, float16 (weights) or int8, and OpenVINO to run it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ def export(raw: RawGraph, about: About, path: Path, calibration: Sequence[np.nda
 
     Args:
         about: its form and batch say what is written, as for ONNX, by way of which it goes; its numbers, whether the
-            network is quantised to int8. calibration: pictures that this is done by, uint8 RGB [300, 300, 3].
+            network is quantised to int8 or its weights are kept in float16, which halves the file. calibration:
+            pictures that int8 is done by, uint8 RGB [300, 300, 3].
 
     Raises:
         CheckpointError: packages are missing.
@@ -30,10 +31,11 @@ def export(raw: RawGraph, about: About, path: Path, calibration: Sequence[np.nda
     """
     openvino = _openvino()
     model = _quantised(raw, about, calibration) if about.numbers == "int8" else _read(to_model(raw, about))
+    halved = about.numbers == "float16"
     model.set_rt_info(about.to_text(), KEY)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    openvino.save_model(model, path, compress_to_fp16=halved)
     model.set_rt_info(_digest(path), WEIGHTS)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    openvino.save_model(model, path, compress_to_fp16=halved)
 
 
 def _quantised(raw: RawGraph, about: About, calibration: Sequence[np.ndarray]) -> Any:

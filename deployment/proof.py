@@ -28,6 +28,7 @@ class Bounds(NamedTuple):
 
 # Rounding is about 1e-6; a pair of boxes whose IoU is the threshold to the last digits may fall either way.
 EXACT = Bounds(1e-4, 1e-4, 0.999)
+HALVED = Bounds(0.02, 0.01, 0.98)  # float16 keeps 11 bits of a weight
 QUANTISED = Bounds(0.2, 0.05, 0.8, 0.3)  # of what prediction shows; whether that is good enough the mAP says
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes [n, 4], scores [n], labels [n]

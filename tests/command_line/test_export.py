@@ -89,6 +89,8 @@ def test_a_name_and_a_flag_of_another_format_are_refused(thin_detector, tmp_path
         run(thin_detector, tmp_path / "model.pt", "--raw", format="published")
     with pytest.raises(UsageError, match="--int8: not with --format onnx, but with openvino"):
         run(thin_detector, tmp_path / "model.onnx", "--int8")
+    with pytest.raises(UsageError, match="--fp16 and --int8: one of them"):
+        run(thin_detector, tmp_path / "model.xml", "--int8", "--fp16", "--calibrate", ".", format="openvino")
     with pytest.raises(UsageError, match="--int8 and --calibrate DIR: one needs the other"):
         run(thin_detector, tmp_path / "model.xml", "--int8", format="openvino")
 

@@ -61,6 +61,10 @@ def test_the_kits_files_fit_together_away_from_this_project(raw, about, tmp_path
     assert np.allclose(offsets, reference["offsets"][:3], atol=1e-4)
     assert np.allclose(logits, reference["logits"][:3], atol=1e-4) and int(reference["batch"]) == 3
     assert np.load(kit / "calibration.npy").shape == (5, 3, 300, 300)
+    scripted, images = torch.jit.load(kit / "model.pt"), reference["images"][: int(reference["batch"])]
+    offsets, logits = scripted(torch.from_numpy(images))
+    np.testing.assert_allclose(offsets.detach().numpy(), reference["offsets"][: len(images)], atol=1e-5)
+    np.testing.assert_allclose(logits.detach().numpy(), reference["logits"][: len(images)], atol=1e-5)
     assert json.loads((kit / "build.json").read_text())["precision_config"]["precision_mode"] == "qint8_mixed_float16"
     listed = {line.split("`")[1] for line in (kit / "README.md").read_text().splitlines() if line.startswith("| `")}
     named = {name for cell in listed for name in [cell]} | {"README.md", "calibration.txt", "postprocess.py"}

@@ -45,6 +45,15 @@ def test_results_stay_when_it_runs_again(exported):
     assert all(np.array_equal(array, copy) for array, copy in zip(first, kept, strict=True))
 
 
+def test_weights_in_float16_halve_the_file_and_find_nearly_the_same(exported, raw, module, about, tmp_path):
+    to_openvino.export(raw, about_of(module, "detections", None, numbers="float16"), tmp_path / "half.xml")
+    sizes = [path.with_suffix(".bin").stat().st_size for path in (tmp_path / "half.xml", exported)]
+    assert sizes[0] < 0.6 * sizes[1]
+    engine = open_exported(tmp_path / "half.xml")
+    assert engine.about.numbers == "float16"
+    prove(engine, TorchEngine(raw, about("raw")), synthetic_pictures(8), NEAR).check("float16")
+
+
 @pytest.mark.parametrize("form", ["detections", "raw"])
 def test_int8_quantises_the_network_and_finds_nearly_the_same(raw, module, about, tmp_path, form):
     pytest.importorskip("nncf", reason="needs the extra [quantise]")
