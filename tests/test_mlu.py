@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from command_line.evaluate import evaluate
+from datamodule import COCODataModule
 from evaluation.metric import NUMBERS
 from tests.command_line.test_fit import KNOWN, refusal
 from tests.conftest import PROJECT
-from tests.mlu_on_standin.witness import BATCH, arguments, logged, ranks
+from tests.mlu_on_standin.witness import BATCH, arguments, checkpoint, logged, ranks
 from tests.standin.run import compile_standin, needs_standin, standin_env
 
 CASES = Path(__file__).parent / "mlu_on_standin"
@@ -91,9 +92,7 @@ def test_two_nodes_of_one_mlu_under_torchrun_train_as_two_mlus_of_one_node(two, 
 @needs_standin
 def test_two_nodes_of_one_mlu_under_slurm_train_as_two_mlus_of_one_node(two, sample, tmp_path):
     args = arguments(sample, tmp_path, "mlu", "--devices", "1", "--num_nodes", "2", *WITHOUT_VALIDATION)
-    job = {"SLURM_JOB_ID": 4242, "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": 2}
-    job |= {"SLURM_NODELIST": "localhost", "SLURM_LOCALID": 0, "MASTER_PORT": free_port()}
-    together(*(start("train.py", *args, **job, SLURM_PROCID=node, SLURM_NODEID=node) for node in (0, 1)))
+    together(*slurm(args))
     found = ranks(tmp_path, 2)
     assert {(rank["environment"], rank["strategy"]) for rank in found} == {("SLURMEnvironment", "MLUDDPStrategy")}
     assert [(rank["node_rank"], rank["world_size"]) for rank in found] == [(0, 2), (1, 2)]
@@ -111,6 +110,52 @@ def test_two_nodes_of_two_processes_hold_the_same_weights(accelerator, sample, t
     ]  # fmt: skip
     assert {rank["backend"] for rank in found} == {"cncl" if accelerator == "mlu" else "gloo"}
     assert len({rank["weights"] for rank in found}) == 1
+
+
+@pytest.mark.slow
+@needs_standin
+def test_eight_mlus_train_and_validate_and_four_go_on(sample, tmp_path):
+    frozen = ("--batch_size", "1", "--model.freeze", "[norm]", "--trainer.limit_train_batches", "1.0")
+    each_epoch = ("--trainer.check_val_every_n_epoch", "1")
+    for devices, epochs, more in ((8, 1, ()), (4, 2, ("--ckpt_path", "last"))):
+        flags = ("--devices", str(devices), "--max_epochs", str(epochs), *frozen, *each_epoch, *more)
+        together(start("train.py", *arguments(sample, tmp_path, "mlu", *flags), STANDIN_MLU_DEVICES=8))
+        found = ranks(tmp_path, devices)
+        assert {rank["world_size"] for rank in found} == {devices}
+        assert [rank["device"] for rank in found] == [f"mlu:{ordinal}" for ordinal in range(devices)]
+        assert len({rank["weights"] for rank in found}) == 1
+        assert len(logged(tmp_path, "val/mAP")) == epochs
+    steps = COCODataModule(str(sample)).num_train_images // 4  # in an epoch, on four
+    assert {rank["global_step"] for rank in found} == {2 * steps}
+
+
+@pytest.mark.slow
+@needs_standin
+@pytest.mark.parametrize("kind", ["slow", "dies"])
+@pytest.mark.parametrize("launched_by", ["lightning", "torchrun", "slurm"])
+def test_a_rank_that_is_slow_is_waited_for_and_one_that_dies_ends_the_others(sample, tmp_path, launched_by, kind):
+    trouble = ("--trainer.callbacks+", "tests.mlu_on_standin.trouble.Trouble", "--trainer.callbacks.kind", kind)
+    args = ("--save_every_n_steps", "1", *WITHOUT_VALIDATION, *trouble)
+    children = launched(launched_by, arguments(sample, tmp_path, "mlu", *args))
+    if kind == "slow":
+        together(*children)
+        assert len({rank["weights"] for rank in ranks(tmp_path, 2)}) == 1
+        return
+    try:
+        outputs = [child.communicate(timeout=300)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert all(child.returncode for child in children), outputs
+    assert checkpoint(tmp_path)["global_step"] in (1, 2)  # to go on from
+
+
+def launched(launched_by: str, args: list[str]) -> list[subprocess.Popen]:
+    """Two ranks of train.py: of one node by Lightning, of two by torchrun or SLURM."""
+    if launched_by == "lightning":
+        return [start("train.py", *args, "--devices", "2")]
+    args = [*args, "--devices", "1", "--num_nodes", "2"]
+    return torchrun(2, 1, args) if launched_by == "torchrun" else slurm(args)
 
 
 def test_without_torch_mlu_the_message_says_how_to_get_it_and_what_to_do_instead(tmp_path):
@@ -134,6 +179,13 @@ def torchrun(nodes: int, processes: int, args: Sequence[str]) -> list[subprocess
     agent = ["-m", "torch.distributed.run", "--nnodes", str(nodes), "--nproc_per_node", str(processes)]
     agent += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     return [start(*agent, "--node_rank", str(node), "train.py", *args) for node in range(nodes)]
+
+
+def slurm(args: Sequence[str]) -> list[subprocess.Popen]:
+    """The tasks of a job on two nodes, one each, as `srun` starts them."""
+    job = {"SLURM_JOB_ID": 4242, "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": 2}
+    job |= {"SLURM_NODELIST": "localhost", "SLURM_LOCALID": 0, "MASTER_PORT": free_port()}
+    return [start("train.py", *args, **job, SLURM_PROCID=node, SLURM_NODEID=node) for node in (0, 1)]
 
 
 def together(*children: subprocess.Popen) -> str:
