@@ -189,7 +189,7 @@ class SSDModule(DetectingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The last look at what is to be saved, whoever saves it; on all ranks."""
-        self.save_check(checkpoint, self.trainer)
+        self.save_check(checkpoint, self._trainer)  # None in a checkpoint that no fit makes
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What a run needs to go on exactly, whoever made its Trainer."""

@@ -55,7 +55,7 @@ def write_kit(
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in outputs.items()}
     scripted = torch.jit.trace(raw, torch.from_numpy(pictures[:1].repeat(about.batch, axis=0)), check_trace=False)
     with replacing(directory / "model.pt") as file:
-        torch.jit.save(scripted, file)
+        file.write(scripted.save_to_buffer())
     with replacing(directory / "reference.npz") as file:
         np.savez(file, images=images, batch=np.array(about.batch), **arrays)
     for name, array in (("calibration.npy", pictures), ("default_boxes.npy", ssd300_default_boxes().numpy())):

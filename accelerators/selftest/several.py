@@ -92,7 +92,8 @@ def _start(setting: Setting, devices: int, batch: int, lost: int | None = None, 
 
 
 def _told(output: str, ranks: int) -> list[dict[str, Any]]:
-    told = [json.loads(line.partition(MARK)[2]) for line in output.splitlines() if MARK in line]
+    # Ranks share the pipe: what one tells may be followed by another's on the same line.
+    told = [json.JSONDecoder().raw_decode(part)[0] for part in output.split(MARK)[1:]]
     if len(told) != ranks:
         raise Wrong(f"{len(told)} of {ranks} ranks trained to the end")
     return sorted(told, key=lambda rank: rank["rank"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from accelerators.selftest import bundle, command
+from accelerators.selftest import bundle, command, several
 from accelerators.selftest.checks import Check, Found, NotPossible, Setting, Wrong
 from accelerators.selftest.running import run
 from accelerators.selftest.shadow import ShadowedOperators, difference
@@ -140,3 +140,10 @@ def test_a_difference_is_relative_to_the_largest_value_and_has_its_place(own, re
     assert found.relative == pytest.approx(relative, abs=1e-6)
     if relative == pytest.approx(0.1):
         assert found.place == (1,) and "[1], the CPU 2" in str(found)
+
+
+def test_what_two_ranks_tell_on_one_line_is_told_apart():
+    output = 'a log line \x1f{"rank": 1}\x1f{"rank": 0}\nanother\n'
+    assert several._told(output, 2) == [{"rank": 0}, {"rank": 1}]
+    with pytest.raises(Wrong, match="2 of 3 ranks"):
+        several._told(output, 3)
