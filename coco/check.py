@@ -204,7 +204,7 @@ def _annotations(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # dropped and clipped boxes, which the figures have
             annotations = selection.take(CocoAnnotations.load(file), split)
-    except (AnnotationError, SelectionError) as error:
+    except AnnotationError as error:
         report.problems.append(str(error))
         annotations = None
     if directory.is_dir():

@@ -84,15 +84,24 @@ def _split(
 
 def _group(path: Path, source: Path, group_by: str | None) -> str:
     """What tells the pictures' groups apart; the same on every machine."""
-    within = path.relative_to(source) if path.is_relative_to(source) else path
+    within = _within(path, source)
     if group_by is None:
         return within.as_posix()
     if group_by == "folder":
         return within.parent.as_posix()
-    found = re.search(group_by, within.as_posix())
+    try:
+        found = re.search(group_by, within.as_posix())
+    except re.error as error:
+        raise ConversionError(
+            f"--group_by {group_by}: `folder`, or a regular expression, which this is not: {error}"
+        ) from None
     if found is None:
         raise ConversionError(f"--group_by {group_by}: finds nothing in {within.as_posix()}")
     return found[1] if found.re.groups else found[0]
+
+
+def _within(path: Path, source: Path) -> Path:
+    return path.relative_to(source) if path.is_relative_to(source) else path
 
 
 def _merged(parts: Sequence[Part]) -> list[Part]:
@@ -116,7 +125,7 @@ def _write(part: Part, class_names: Sequence[str], source: Path, target: Path, c
     for path, width, height in part.images:
         name = path.name
         if same[name] > 1:  # folders tell them apart
-            name = "/".join((path.relative_to(source) if path.is_relative_to(source) else path).parts).lstrip("/")
+            name = _within(path, source).as_posix().lstrip("/")
         images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
         _place(path, folder / name, copy)
         _show_progress(part.split, len(images), len(part.images))
@@ -155,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = convert(args.source.resolve(), args.target, kind, *arguments)
     except (ConversionError, OSError) as error:
         sys.exit(f"coco.convert: {plain(str(error), lines=True)}")
+    except UnicodeDecodeError as error:
+        sys.exit(f"coco.convert: {args.source}: a list or table of it is no text in UTF-8 ({error}); save it as UTF-8")
     print(*(plain(line) for line in lines), sep="\n")
     print(f"next: python -m coco.check {args.target}")
 

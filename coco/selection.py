@@ -13,8 +13,8 @@ from coco.splitting import validation_images
 ANY_CLASS = "object"  # the one class where all count as one
 
 
-class SelectionError(ValueError):
-    """A choice that cannot be read; the message names its flag."""
+class SelectionError(AnnotationError):
+    """A choice that cannot be read, or that leaves nothing; the message names its flag."""
 
 
 @dataclass(frozen=True)

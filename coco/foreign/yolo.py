@@ -1,5 +1,6 @@
 """Ultralytics' YOLO data sets: a yaml that names pictures and classes, or bare folders; one text file a picture."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def _pictures(places: Sequence[Path]) -> Iterator[Path]:
         if place.is_file():  # a list of pictures
             for line in place.read_text("utf-8").splitlines():
                 if line.strip():
-                    yield place.parent / line.strip()
+                    yield Path(os.path.normpath(place.parent / line.strip()))  # its name may be kept: without ".."
         else:
             yield from pictures_below(place)
 

@@ -181,6 +181,8 @@ def test_groups_stay_together(sample, tmp_path):
     val = {name[:5] for name in boxes_by_name(load(tmp_path / "made", "val"))}
     train = {name[:5] for name in boxes_by_name(load(tmp_path / "made", "train"))}
     assert len(val) == 1 and len(train) == 3 and not val & train
+    with pytest.raises(ConversionError, match=r"--group_by \(: `folder`, or a regular expression, which this is not"):
+        convert(source, tmp_path / "none", "yolo", val_share=0.25, group_by="(")
     with pytest.raises(ConversionError, match=r"--group_by film: finds nothing in images/clip0_0.png"):
         convert(source, tmp_path / "none", "yolo", val_share=0.25, group_by="film")
 
@@ -247,3 +249,24 @@ def test_the_json_is_plain_coco(sample, tmp_path):
     content = json.loads((tmp_path / "made/annotations/instances_val2017.json").read_text())
     assert content["categories"] == [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
     assert set(content["annotations"][0]) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}
+
+
+def test_pictures_that_a_list_names_by_a_way_around_stay_in_the_target(tmp_path):
+    for place in ("one/images", "two/images"):
+        (tmp_path / "y" / place).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "y" / place / "a.png")
+    (tmp_path / "y/lists").mkdir()
+    (tmp_path / "y/lists/train.txt").write_text("../one/images/a.png\n../two/images/a.png\n")
+    (tmp_path / "y/data.yaml").write_text("names: [cat]\ntrain: lists/train.txt\nval: one/images\n")
+    convert(tmp_path / "y", tmp_path / "made", "yolo")
+    train = load(tmp_path / "made", "train")
+    assert [train.file_name(i) for i in range(2)] == ["one/images/a.png", "two/images/a.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "y"]
+
+
+def test_a_list_that_is_no_utf_8_is_said_in_a_line(tmp_path):
+    for place in ("images", "labels"):
+        (tmp_path / "y" / place).mkdir(parents=True)
+    (tmp_path / "y/classes.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    with pytest.raises(SystemExit, match="no text in UTF-8"):
+        main([str(tmp_path / "y"), str(tmp_path / "made"), "--val_share", "0.5"])

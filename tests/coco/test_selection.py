@@ -101,3 +101,9 @@ def test_a_class_that_is_not_there_is_named_with_those_that_are(message, annotat
 def test_settings_that_cannot_be_read_are_refused(settings, message):
     with pytest.raises(SelectionError, match=message):
         select(**settings)
+
+
+def test_a_share_that_leaves_a_part_empty_is_an_error_for_a_user(annotations):
+    one = annotations.of_images(np.array([0]))
+    with pytest.raises(AnnotationError, match=r"--data.val_share 0.1: of the 1 images of .* one part stays empty"):
+        select(val_share=0.1).take(one, "train")
