@@ -159,13 +159,16 @@ def _copy(model: SSDModule) -> SSDModule:
 
 def _compare(module: SSDModule, batch: dict[str, Any], flags: argparse.Namespace, dtype: torch.dtype) -> bool:
     """Prints what a batch gives on both devices; whether they agree, and all is finite."""
-    name = str(dtype).removeprefix("torch.")
     ours = trace_step(module, batch, _device(flags.accelerator), dtype)
-    theirs = trace_step(module, batch, _device(flags.against))
+    # In one precision, or its roundings, which statistics of the small last maps make much of, would be told for faults
+    # of a device. Not in float16, which a CPU may not have.
+    their_dtype = dtype if dtype == torch.bfloat16 else torch.float32
+    theirs = trace_step(module, batch, _device(flags.against), their_dtype)
+    name, their_name = (str(it).removeprefix("torch.") for it in (dtype, their_dtype))
     print(f"\nimages {', '.join(map(str, batch['image_ids']))}")
     for part in ("loss localisation", "loss confidence"):
         own, other = float(ours[part]), float(theirs[part])
-        print(f"{part}: {flags.accelerator} {own:.6g} ({name}), {flags.against} {other:.6g} (float32)")
+        print(f"{part}: {flags.accelerator} {own:.6g} ({name}), {flags.against} {other:.6g} ({their_name})")
     found = compare_traces(ours, theirs, dtype)
     first, broken = first_beyond(found), [each.operator for each in found if not ours[each.operator].isfinite().all()]
     if broken:

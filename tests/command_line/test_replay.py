@@ -41,6 +41,14 @@ def test_a_step_has_the_losses_that_it_had(run_dir, capsys, step, origin):
     assert sum(parts(output)) == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_bf16_run_is_held_against_bf16_so_that_a_sound_device_agrees(run_dir, tmp_path, capsys):
+    short = ("--precision", "bf16-mixed", "--trainer.limit_val_batches", "0", "--max_epochs", "1")
+    run(_data_of(run_dir), tmp_path / "run", *short)
+    assert replay.main([str(tmp_path / "run"), "--step", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "(bfloat16), cpu" in output and "(float32)" not in output and "the largest difference is 0," in output
+
+
 def test_all_batches_of_an_accumulated_step_are_looked_at_and_drawn(run_dir, tmp_path, capsys):
     accumulated = tmp_path / "run"
     run(_data_of(run_dir), accumulated, "--trainer.accumulate_grad_batches", "3", "--trainer.limit_val_batches", "0")
