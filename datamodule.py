@@ -18,13 +18,14 @@ from coco.annotations import CocoAnnotations
 from coco.augment import normalise
 from coco.cores import default_workers
 from coco.damaged import DamagedImages
+from coco.data_file import splits_of
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
 from coco.decoding import decoder_name
 from coco.names import plain
 from coco.picture_files import pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
-from coco.selection import WHOLE, Selection, SelectionError
-from coco.splits import SPLITS, DataError, Splits
+from coco.selection import WHOLE
+from coco.splits import SPLITS, DataError
 from coco.transforms import RECIPE, Augmentation
 from training.loader_watch import SteadyLoader, WatchedDataset
 from training.position import Position, geometry, position
@@ -56,7 +57,8 @@ class COCODataModule(pl.LightningDataModule):
     """COCO-format training and validation data; classes come from the annotations.
 
     Args:
-        data_root: directory of the data set, in the COCO 2017 layout by default.
+        data_root: directory of the data set, in the COCO 2017 layout by default; or a file that says where its parts
+            are and what to take of them (`coco.data_file`). Settings below that are given go before the file's.
         train_images, val_images: image directories below data_root.
         train_annotations, val_annotations: annotation files below data_root.
         batch_size: images per device and step. val_batch_size: the same for evaluation; batch_size by default.
@@ -75,6 +77,7 @@ class COCODataModule(pl.LightningDataModule):
             (`coco.splitting`). val_seed: which ones; the same images for every `seed`.
         upright: boxes are those of pictures turned as their EXIF orientation says; by default of pictures as stored, as
             COCO and the published recipe have them.
+        names: of classes by category id, `{1: person}`, in place of the annotations' own.
         damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
             another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
@@ -110,6 +113,7 @@ class COCODataModule(pl.LightningDataModule):
         val_share: float | None = None,
         val_seed: int = 0,
         upright: bool = False,
+        names: dict[int, str] | None = None,
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
@@ -122,16 +126,8 @@ class COCODataModule(pl.LightningDataModule):
         if val_limit is not None and val_limit not in RANGES["batch_size"]:
             raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
         self.data_root = Path(data_root)
-        try:
-            self.selection = Selection.of(classes, merge_classes, single_class, val_share, val_seed, upright)
-        except SelectionError as error:
-            raise DataError(str(error)) from None
-        self._splits = Splits(
-            self.data_root,
-            {"train": self.data_root / train_images, "val": self.data_root / val_images},
-            {"train": self.data_root / train_annotations, "val": self.data_root / val_annotations},
-            self.selection,
-        )
+        self._splits = splits_of(locals())
+        self.selection = self._splits.selection
         self.normalise = normalise  # or the same compiled (training/compiled.py)
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size

@@ -21,11 +21,13 @@ from PIL import Image
 
 from coco.annotations import AnnotationError, CocoAnnotations
 from coco.contact_sheet import contact_sheet
+from coco.data_file import PLACES, splits_of
 from coco.figures import MIN_IOU, figures_table, split_figures
 from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
 from coco.names import look_alikes, plain, told_apart
 from coco.picture_files import files_alike, missing_pictures, open_pictures
-from coco.selection import WHOLE, Selection, SelectionError
+from coco.selection import WHOLE, Selection
+from coco.splits import SPLITS, DataError
 from coco.whole_files import replacing, write_text
 from evaluation.drawing import draw_detections
 from ssd.grid import best_iou
@@ -101,13 +103,9 @@ def check(
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
-    splits = {
-        "train": (args.data_root / args.train_images, args.data_root / args.train_annotations),
-        "val": (args.data_root / args.val_images, args.data_root / args.val_annotations),
-    }
-    if args.val_share is not None:
-        splits["val"] = splits["train"]
-    report, read = check(splits, _best_iou(), args.fast, _show_progress, _selection(args))
+    data = splits_of(vars(args))
+    splits = {split: (data.directories[split], data.files[split]) for split in SPLITS}
+    report, read = check(splits, _best_iou(), args.fast, _show_progress, data.selection)
     for split, figures in report.figures.items():
         print(plain("\n".join(figures_table(split, figures)), lines=True), end="\n\n")
     for kind in ("notes", "problems"):
@@ -132,8 +130,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.output.suffix.lower() not in SHEET_SUFFIXES:
         parser.error(f"--output {args.output}: expected a file name that ends in {', '.join(SHEET_SUFFIXES)}")
     try:
-        _selection(args)
-    except SelectionError as error:
+        splits_of(vars(args))
+    except DataError as error:
         parser.error(str(error))
     for flag in ("output", "json"):
         path = getattr(args, flag)
@@ -158,14 +156,8 @@ def _make_room_for(path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m coco.check", description=__doc__.split(":")[0] + ".")
     add = parser.add_argument
-    add("data_root", metavar="DIR", type=_path, help="the data set, as --data_root of train.py")
-    # Names below DIR, as those of COCODataModule.
-    for name, default in (
-        ("train_images", "train2017"),
-        ("val_images", "val2017"),
-        ("train_annotations", "annotations/instances_train2017.json"),
-        ("val_annotations", "annotations/instances_val2017.json"),
-    ):
+    add("data_root", metavar="DIR", type=_path, help="the data set or its yaml, as --data_root of train.py")
+    for name, default in PLACES.items():
         add(f"--{name}", default=default, metavar="PATH", help="below DIR (default %(default)s)")
     add("--fast", action="store_true", help="do not open the pictures, only look whether they are there")
     # What a run is told by the same names with `data.` before them.
@@ -188,12 +180,6 @@ def _true(text: str) -> bool:
 
 def _path(text: str) -> Path:
     return Path(text).expanduser()
-
-
-def _selection(args: argparse.Namespace) -> Selection:
-    return Selection.of(
-        args.classes, args.merge_classes, args.single_class, args.val_share, args.val_seed, args.upright
-    )
 
 
 def _annotations(

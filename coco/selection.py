@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Selection:
     for, which keeps the least of their category ids. single_class: all that is taken is one class, `ANY_CLASS` of id 1.
     val_share: of the images of the training part, by `splitting.validation_images`; None, there is a validation part.
     val_seed: of that choice. upright: boxes were drawn on pictures turned as their EXIF orientation says.
+    names: category id, as text -> its name, in place of the annotations' own; they come before all else.
     """
 
     classes: list[str] | None = None
@@ -33,16 +35,18 @@ class Selection:
     val_share: float | None = None
     val_seed: int = 0
     upright: bool = False
+    names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        classes: str | Sequence[str] | None,
-        merge: str | Mapping[str, Sequence[str]] | None,
-        single_class: bool,
-        val_share: float | None,
-        val_seed: int,
-        upright: bool,
+        classes: str | Sequence[str] | None = None,
+        merge_classes: str | Mapping[str, Sequence[str]] | None = None,
+        single_class: bool = False,
+        val_share: float | None = None,
+        val_seed: int = 0,
+        upright: bool = False,
+        names: Mapping[Any, str] | None = None,
     ) -> "Selection":
         """Of settings as typed: `person,car`, `vehicle=car+truck,pet=cat+dog`, or lists and mappings of a YAML.
 
@@ -51,25 +55,26 @@ class Selection:
         """
         if isinstance(classes, str):
             classes = [name.strip() for name in classes.split(",")]
-        if isinstance(merge, str):
-            pairs = [pair.partition("=") for pair in merge.split(",")]
+        if isinstance(merge_classes, str):
+            pairs = [pair.partition("=") for pair in merge_classes.split(",")]
             if wrong := [name for name, equals, _ in pairs if not equals]:
                 raise SelectionError(
                     f"--data.merge_classes {wrong[0]}: expected NEW=OLD+OLD, such as vehicle=car+truck"
                 )
-            merge = {name.strip(): [old.strip() for old in old_names.split("+")] for name, _, old_names in pairs}
-        new = {str(name): [str(old) for old in old_names] for name, old_names in (merge or {}).items()}
+            merge_classes = {name.strip(): [old.strip() for old in olds.split("+")] for name, _, olds in pairs}
+        new = {str(name): [str(old) for old in old_names] for name, old_names in (merge_classes or {}).items()}
         merged = [old for old_names in new.values() for old in old_names]
         if twice := {old for old in merged if merged.count(old) > 1}:
             raise SelectionError(f"--data.merge_classes: {shown(min(twice))} is in it twice")
         if val_share is not None and not 0 < val_share < 1:
             raise SelectionError(f"--data.val_share {val_share}: expected a share above 0 and below 1")
         chosen = [str(name) for name in classes] if classes else None
-        return cls(chosen, new, single_class, val_share, val_seed, upright)
+        own = {str(category_id): str(name) for category_id, name in (names or {}).items()}
+        return cls(chosen, new, single_class, val_share, val_seed, upright, own)
 
     @property
     def changes_classes(self) -> bool:
-        return bool(self.classes or self.merge or self.single_class)
+        return bool(self.classes or self.merge or self.single_class or self.names)
 
     def take(self, annotations: CocoAnnotations, split: str) -> CocoAnnotations:
         """What is chosen of the annotations of a split, "train" or "val".
@@ -101,9 +106,13 @@ class Selection:
         """
         if not self.changes_classes:
             return annotations
+        ids_there = [str(category_id) for category_id in annotations.category_ids]
+        self._check_known(annotations, "--data.names", list(self.names), ids_there)
+        pairs = zip(ids_there, annotations.class_names, strict=True)
+        names = [self.names.get(category_id, name) for category_id, name in pairs]
         name_of = {old: new for new, old_names in self.merge.items() for old in old_names}
-        self._check_known(annotations, "--data.merge_classes", list(name_of), annotations.class_names)
-        names = [name_of.get(name, name) for name in annotations.class_names]
+        self._check_known(annotations, "--data.merge_classes", list(name_of), names)
+        names = [name_of.get(name, name) for name in names]
         self._check_known(annotations, "--data.classes", self.classes or [], names)
         ids: dict[str, int] = {}  # of what is taken, in the order of the ids, which ascend
         for name, category_id in zip(names, annotations.category_ids, strict=True):

@@ -108,14 +108,19 @@ def check_same_classes(
 def _how_to_get_data(data_root: Path, missing: Sequence[str]) -> str:
     kind = format_of(data_root) if data_root.exists() else None
     if kind in READERS:
-        made = data_root.parent / f"{data_root.stem if data_root.is_file() else data_root.name}_coco"
-        return (
-            f"{data_root}: a data set of the kind {kind}; --data_root takes COCO's. This makes one of it:\n"
-            f"    python -m coco.convert {data_root} {made}"
-        )
+        return how_to_convert(data_root, kind)
     return f"""no data set at {data_root}: looked for {", ".join(missing)}.
 Either point --data_root at a data set in COCO 2017 layout, or try the built-in sample:
     python -m coco.sample data/sample
     python train.py --config configs/demo.yaml --data_root data/sample
 or get COCO 2017 (about 20 GB to download, 45 GB with the unpacked files):
     bash scripts/download_dataset.sh data/coco"""
+
+
+def how_to_convert(source: Path, kind: str) -> str:
+    """The message on another tool's data set, of one of `READERS`."""
+    made = source.parent / f"{source.stem if source.is_file() else source.name}_coco"
+    return (
+        f"{source}: a data set of the kind {kind}; --data_root takes COCO's. This makes one of it:\n"
+        f"    python -m coco.convert {source} {made}"
+    )

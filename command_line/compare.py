@@ -72,11 +72,10 @@ def _data(flags: argparse.Namespace, pictures: bool) -> COCODataModule:
     given = {"val_annotations": flags.annotations, "val_images": flags.images}
     places: dict[str, Any] = {key: str(path.absolute()) for key, path in given.items() if path is not None}
     checkpoints = [path for path in (flags.a, flags.b) if _results_file(path) is None]
+    settings = {"data_root": flags.data_root or ".", **places}
     if checkpoints:
-        places = with_selection_of(checkpoints[0], places, flags.annotations is not None)
-    data = COCODataModule(
-        flags.data_root or ".", val_batch_size=flags.batch_size, num_workers=flags.num_workers, **places
-    )
+        settings = with_selection_of(checkpoints[0], settings)
+    data = COCODataModule(**settings, val_batch_size=flags.batch_size, num_workers=flags.num_workers)
     if pictures:
         data.check(("val",))
     return data
@@ -186,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="checkpoint, report directory, or COCO results")
     add("b", type=Path, metavar="B", help="the same")
-    add("--data_root", metavar="DIR", help="the data set, in COCO's layout: its val2017")
+    add("--data_root", metavar="DIR", help="the data set, or its yaml: its validation part")
     add("--annotations", type=Path, metavar="FILE", help="other annotations")
     add("--images", type=Path, metavar="DIR", help="other pictures; two results need none, but for --output")
     add("--limit", type=int, metavar="N", help="the first N images by id")

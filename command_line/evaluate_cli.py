@@ -79,8 +79,7 @@ class EvaluateCLI(ScriptCLI):
             check_compile(self.config.trainer)
         data = self.config.data.as_dict()
         COCODataModule(**data)  # refuses settings that cannot be
-        given = data["val_annotations"] != self.parser.get_default("data.val_annotations")
-        for name, value in with_selection_of(self.config.model.path, data, given).items():
+        for name, value in with_selection_of(self.config.model.path, data).items():
             self.config.data[name] = value
         COCODataModule(**self.config.data.as_dict()).check(("val",))
 
@@ -122,7 +121,7 @@ def parse_results(args: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--detections", type=Path, required=True, metavar="FILE", help="COCO results: a list of detections")
-    add("--data_root", default="data/coco", metavar="DIR", help="the data set, in COCO's layout (default: data/coco)")
+    add("--data_root", default="data/coco", metavar="DIR", help="the data set, or its yaml (default: data/coco)")
     add("--annotations", metavar="FILE", help="in place of those in --data_root")
     add("--images", metavar="DIR", help="of the pictures in the report, in place of those in --data_root")
     for name, settings in CHOICES.items():

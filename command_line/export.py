@@ -137,7 +137,7 @@ def _outputs(about: About) -> str:
 def _data(flags: argparse.Namespace) -> COCODataModule | None:
     if flags.data_root is None:
         return None
-    chosen = with_selection_of(flags.ckpt_path, {"data_root": flags.data_root}, val_given=False)
+    chosen = with_selection_of(flags.ckpt_path, {"data_root": flags.data_root})
     data = COCODataModule(**chosen, num_workers=0, batch_size=8, val_limit=flags.limit)
     data.check(("val",))
     return data
@@ -190,7 +190,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--data_root",
         metavar="DIR",
-        help="a data set: the proof runs on its validation pictures, and both mAPs are said",
+        help="a data set, or its yaml: the proof runs on its validation pictures, and both mAPs are said",
     )
     add("--limit", type=int, metavar="N", help="its first N validation images only")
     flags = parser.parse_args(with_home(sys.argv[1:] if args is None else args))

@@ -19,7 +19,7 @@ ABOUT = {  # of Lightning's flags, in a few words
     "max_epochs": "epochs of the whole run",
     "deterministic": "true: the same bits in every run on a device",
     "seed": "of weights, order and augmentation",
-    "data_root": "the data set, in COCO's layout",
+    "data_root": "the data set: its directory, or its yaml",
     "ckpt_path": "a checkpoint: last and auto resume the run_dir's",
     "finetune_from": "a checkpoint whose weights to begin with",
     "print_config": "print the settings that would be used, and end",

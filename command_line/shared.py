@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from checkpoints.files import CheckpointError, read_outline
 from coco.annotations import AnnotationError
+from coco.data_file import PLACES, settings_of_file
 from coco.decoding import ImageError
 from coco.names import plain
 from coco.selection import WHOLE, Selection
@@ -234,22 +235,22 @@ def selection_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint.get("COCODataModule", {}).get("selection", {})
 
 
-def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool) -> dict[str, Any]:
+def with_selection_of(path: str | Path, data: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data module, with the classes and the validation part that a checkpoint's run chose, unless
     others are given; a line says so.
 
     Args:
-        path: a checkpoint or an exported file. data: settings of `COCODataModule`, or some of them. val_given: the
-            images to evaluate were named, so that they are no part of the training ones.
+        path: a checkpoint or an exported file. data: settings of `COCODataModule`, or some of them.
 
     Raises:
-        CheckpointError: one that cannot be read.
+        CheckpointError: one that cannot be read. DataError: a data file that cannot.
     """
-    names = {"classes": "classes", "merge": "merge_classes", "single_class": "single_class", "upright": "upright"}
-    if not val_given:
-        names |= {"val_share": "val_share", "val_seed": "val_seed"}
     if not Path(path).exists():
         return dict(data)  # whoever opens it says so, after what is wrong with the data
+    names = {"merge_classes" if key == "merge" else key: key for key in asdict(WHOLE)}
+    of_file = settings_of_file(data)
+    if of_file.get("val_annotations") or data.get("val_annotations") not in (None, PLACES["val_annotations"]):
+        names = {name: key for name, key in names.items() if not name.startswith("val_")}  # no part of the training's
     try:
         saved = open_exported(path).about.selection if is_exported(path) else selection_of(read_outline(path))
         Selection.of(*(saved.get(key, value) for key, value in asdict(WHOLE).items()))
@@ -257,9 +258,12 @@ def with_selection_of(path: str | Path, data: Mapping[str, Any], val_given: bool
         raise
     except (AttributeError, TypeError, ValueError):
         raise CheckpointError(f"{path}: what it says of its classes and images cannot be read") from None
-    whole = asdict(WHOLE)
-    chosen = {names[key]: value for key, value in saved.items() if key in names and value != whole[key]}
-    if not chosen or any(data.get(name) not in (None, False, {}, whole.get(name)) for name in names.values()):
+    chosen = {
+        name: saved[key]
+        for name, key in names.items()
+        if key in saved and saved[key] != getattr(WHOLE, key) and name not in of_file
+    }
+    if not chosen or any(data.get(name) not in (None, False, {}, getattr(WHOLE, key)) for name, key in names.items()):
         return dict(data)
     told = ", ".join(f"{name} {plain(str(value))}" for name, value in chosen.items())
     rank_zero_info(f"as the checkpoint's run chose: {told}")

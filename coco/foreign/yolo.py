@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import hotcoco
-import yaml
 
 from coco.foreign.parts import SPLITS, WHOLE, ConversionError, Part, add, pictures_below, size_of, write_unit_picture
 from coco.names import shown
 from coco.whole_files import replacing
-
-LARGEST_YAML = 10**6  # bytes
+from coco.yaml_files import YamlError, read_mapping
 
 
 def read_yolo(source: Path, names: Sequence[str] | None) -> tuple[list[Part], list[str]]:
@@ -28,7 +26,10 @@ def read_yolo(source: Path, names: Sequence[str] | None) -> tuple[list[Part], li
         within = [folder for folder in sorted((source / "images").iterdir()) if folder.name.lower() in SPLITS]
         where = {SPLITS[folder.name.lower()]: [folder] for folder in within} or {WHOLE: [source / "images"]}
     else:
-        content = _yaml_content(file)
+        try:
+            content = read_mapping(file)
+        except YamlError as error:
+            raise ConversionError(str(error)) from None
         listed_names = content.get("names")
         names = names or (
             list(dict(sorted(listed_names.items())).values()) if isinstance(listed_names, dict) else listed_names
@@ -134,18 +135,6 @@ def _as_box(line: str) -> str:
 def yaml_in(source: Path) -> Path | None:
     named = [path for path in sorted(source.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
     return next((path for path in named if path.stem in ("data", "dataset")), next(iter(named), None))
-
-
-def _yaml_content(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > LARGEST_YAML:
-            raise ConversionError(f"{file}: {file.stat().st_size} bytes, more than any list of classes and folders")
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ConversionError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConversionError(f"{file}: expected names:, train: and val: in it, as Ultralytics has them")
-    return content
 
 
 def _listed(value: Any) -> list[str]:

@@ -1,6 +1,5 @@
 """`python -m coco.check`: what it finds in whole and in damaged data sets."""
 
-import inspect
 import json
 import os
 import shutil
@@ -154,13 +153,6 @@ def test_directories_of_the_sheet_and_the_report_are_made(sample, tmp_path):
     sheet, report = tmp_path / "a" / "b" / "sheet.jpg", tmp_path / "c" / "d" / "r.json"
     assert check.main([str(sample), "--fast", "--output", str(sheet), "--json", str(report)]) == 0
     assert Image.open(sheet).format == "JPEG" and json.loads(report.read_text())["usable"]
-
-
-def test_the_default_names_are_those_that_training_uses(sample):
-    parameters = inspect.signature(COCODataModule).parameters
-    args = vars(check._parser().parse_args(["DIR"]))
-    for name in ("train_images", "val_images", "train_annotations", "val_annotations"):
-        assert args[name] == parameters[name].default
 
 
 def test_data_that_cannot_train_or_be_evaluated_as_meant_is_never_called_fit(data, tmp_path, capsys):

@@ -7,8 +7,8 @@ from coco.annotations import AnnotationError, CocoAnnotations
 from coco.selection import WHOLE, Selection, SelectionError
 
 
-def select(classes=None, merge=None, single_class=False, val_share=None, val_seed=0, upright=False):
-    return Selection.of(classes, merge, single_class, val_share, val_seed, upright)
+def select(classes=None, merge=None, single_class=False, val_share=None, val_seed=0, upright=False, names=None):
+    return Selection.of(classes, merge, single_class, val_share, val_seed, upright, names)
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_merged_classes_are_one_under_the_least_of_their_ids(annotations):
     assert sorted(boxes_of(chosen, "angular")) == sorted(both)
     only = select(classes=["angular"], merge={"angular": ["triangle", "square"]}).of_classes(annotations)
     assert only.class_names == ("angular",) and sorted(boxes_of(only, "angular")) == sorted(both)
+    assert select(merge="x=a+b", names={3: "a", 7: "b"}).of_classes(annotations).class_names == ("disc", "x", "cross")
     one = select(single_class=True).of_classes(annotations)
     assert one.class_names == ("object",) and len(one.labels) == len(annotations.labels)
 
@@ -80,13 +81,14 @@ def test_a_selection_reaches_the_workers(annotations):
 WRONG = {
     "--data.classes: circle: no class of": {"classes": "circle"},
     "--data.merge_classes: van: no class of": {"merge": "vehicle=disc+van"},
+    "--data.names: 9: no class of": {"names": {2: "circle", 9: "square"}},
     "--data.classes: disc: no class of": {"classes": "disc", "merge": "round=disc"},
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
 def test_a_class_that_is_not_there_is_named_with_those_that_are(message, annotations):
-    with pytest.raises(AnnotationError, match=rf"{message}.*which has .*square"):
+    with pytest.raises(AnnotationError, match=rf"{message}.*which has .*(square|2, 3, 7, 40)"):
         select(**WRONG[message]).of_classes(annotations)
 
 

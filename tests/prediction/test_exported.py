@@ -70,7 +70,7 @@ def test_what_its_run_chose_of_the_classes_is_chosen_in_its_evaluation(thin_dete
     module = load_module(thin_detector)
     about = replace(about_of(module, "raw", 1), selection={"classes": ["disc", "cross"], "val_seed": 0})
     to_onnx.export(RawGraph(module.model), about, tmp_path / "model.onnx")
-    chosen = with_selection_of(tmp_path / "model.onnx", {"data_root": "x", "classes": None}, val_given=True)
+    chosen = with_selection_of(tmp_path / "model.onnx", {"data_root": "x", "classes": None})
     assert chosen == {"data_root": "x", "classes": ["disc", "cross"]}
 
 
