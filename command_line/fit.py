@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError
@@ -18,6 +19,7 @@ from datamodule import fit_stages
 from evaluation.tables import metrics_table
 from training.finished import finished
 from training.last_checkpoint import LastCheckpoint, Preempted
+from training.model_card import write_model_card
 from training.optimisation import OPTIMIZER_STATES, REFERENCE_BATCH
 from training.run_checkpoints import what_is_kept
 from training.run_directory import held
@@ -62,8 +64,10 @@ def _run(cli: FitCLI) -> pl.Trainer:
         sys.stdout.flush()
     try:
         _fit(cli)
+        _write_card(cli, whole=True)
     except Preempted as stop:
         if cli.trainer.is_global_zero:
+            _write_card(cli, whole=False)
             say(f"{stop}. To go on:\n{_command(cli)}")
         raise
     except (KeyboardInterrupt, SystemExit) as interrupt:
@@ -79,6 +83,16 @@ def _run(cli: FitCLI) -> pl.Trainer:
         then = "The last checkpoint is whole: make room, resume" if _has_saved(cli) else "Make room, and start again"
         raise CheckpointError(f"--run_dir {cli.run_dir}: {error.strerror} for the logs. {then}") from None
     return cli.trainer
+
+
+@rank_zero_only
+def _write_card(cli: FitCLI, whole: bool) -> None:
+    """Never the run's end: its checkpoints are there."""
+    path = cli.run_dir / "model_card.md"
+    try:
+        write_model_card(path, cli, whole)
+    except OSError as error:
+        rank_zero_warn(f"{path}: cannot be written ({error.strerror})")
 
 
 def _first_lines(cli: FitCLI) -> list[str]:

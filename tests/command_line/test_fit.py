@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +26,9 @@ from datamodule import COCODataModule
 from evaluation.metric import NUMBERS
 from ssd_module import load_module
 from tests.conftest import PROJECT
+from tests.training.test_older_runs import StopInStepFour
 from training.csv_log import CSVLog
+from training.last_checkpoint import Preempted
 from training.losses import NonFiniteLossError
 
 
@@ -65,6 +68,12 @@ def test_a_run_leaves_config_checkpoints_and_logs(trained):
         assert any(row[column] for row in rows), column
     assert any(row["lr-SGD/pg1"] for row in rows)
     assert set(NUMBERS) <= {key.removeprefix("val/") for key in trainer.callback_metrics}
+    card = (run_dir / "model_card.md").read_text()
+    assert (
+        f"| mAP | {float(trainer.callback_metrics['mAP']):.4f} |" in card and "finished; 2 epochs of 2, 10 opt" in card
+    )
+    digest = hashlib.sha256((run_dir / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
+    assert f"`checkpoints/best.ckpt`: SHA-256 `{digest}`" in card, "wherever the run is moved"
 
 
 def test_tensorboard_shows_AP_per_class_and_pictures_of_every_epoch(trained):
@@ -101,6 +110,16 @@ def test_last_goes_on_where_the_run_stopped(trained, sample, tmp_path):
     for a, b in zip(*momenta, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     assert (tmp_path / "run" / "config_1.yaml").is_file()
+
+
+def test_the_card_of_a_stopped_run_says_so_until_it_is_resumed(sample, tmp_path):
+    flags = ["--max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
+    with pytest.raises(Preempted):
+        train(arguments(sample, tmp_path / "run", *flags), [StopInStepFour()])
+    card = tmp_path / "run" / "model_card.md"
+    assert "stopped before its end" in card.read_text()
+    train(arguments(sample, tmp_path / "run", *flags, "--ckpt_path", "last"))
+    assert "Training: finished; 1 epochs of 1, 5 optimiser steps." in card.read_text()
 
 
 def test_evaluate_prints_the_numbers_of_the_checkpoint(trained, sample, tmp_path, capsys):
