@@ -12,10 +12,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from checkpoints.compatibility import check_is_ours, check_shapes
+from checkpoints.fetching import local_file
 from checkpoints.files import CheckpointError, is_published, read_checkpoint
 from checkpoints.finite import check_finite
 from checkpoints.operating_point import operating_point
-from checkpoints.published import default_category_ids, to_ours
+from checkpoints.published import default_category_ids, to_ours, without_training
 from coco.augment import normalise
 from coco.names import plain
 from ssd.fold import fold_batch_norm
@@ -261,15 +262,19 @@ def _normalised(batch: dict[str, Any]) -> Tensor:
 def load_module(path: str | Path) -> SSDModule:
     """An `SSDModule` on the CPU from a Lightning checkpoint of ours or a `.pt` file of the published recipe.
 
+    Args:
+        path: a file, or what is fetched: a name or an https:// address (`checkpoints.fetching.local_file`).
+
     Backbone and classes come from the file, and thresholds per class where it has them; pretrained weights are not
     fetched.
 
     Raises:
         CheckpointError: missing, torn, of neither format, or more than plain data.
     """
+    path = local_file(path)
     checkpoint = read_checkpoint(path)
     if is_published(checkpoint):
-        checkpoint = to_ours(checkpoint, path)
+        checkpoint = to_ours(without_training(checkpoint), path)
         hparams = checkpoint["hyper_parameters"]
         hparams.setdefault("category_ids", default_category_ids(hparams["num_classes"]))
     check_is_ours(checkpoint, path)

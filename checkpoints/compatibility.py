@@ -1,4 +1,5 @@
-"""Whether a checkpoint is one of this project's, and its weights those of the network that its settings ask for."""
+"""Whether a checkpoint is one of this project's, its weights are those of the network that its settings ask for, and
+what of its data its run chose."""
 
 from pathlib import Path
 from typing import Any
@@ -30,3 +31,8 @@ def check_shapes(checkpoint: dict[str, Any]) -> None:
             raise RuntimeError(
                 f"model.{name}: expected a tensor of {list(expected.shape)}, found {found and list(found)}"
             )
+
+
+def selection_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What the run of a checkpoint chose of its data (`coco.selection`), as saved."""
+    return checkpoint.get("COCODataModule", {}).get("selection", {})

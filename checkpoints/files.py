@@ -6,13 +6,14 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from checkpoints import archive
+from checkpoints import archive, safe_weights
 from checkpoints.dry_run import MAX_BYTES, DryRun
 from checkpoints.stand_ins import NotPlain
 from coco.whole_files import is_alive, renamed_when_whole
@@ -37,12 +38,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_plain(path: str | Path) -> Any:
-    """What a file of torch.save's holds, on the CPU: the one place where such files are opened.
+    """What a file of torch.save's, or of weights as safetensors, holds, on the CPU: the one place where such files are
+    opened.
 
-    What it holds is counted before it is unpacked (dry_run.py): time and memory are those of a file of its size.
+    What torch's holds is counted before it is unpacked (dry_run.py): time and memory are those of a file of its size.
 
     Raises:
-        CheckpointError: no such file, torn, no torch file, or holding more than plain data.
+        CheckpointError: no such file, torn, neither kind of file, or holding more than plain data.
     """
     return _read(Path(path), whole=True)
 
@@ -61,9 +63,7 @@ def _read(path: Path, whole: bool) -> Any:
             "Only plain-tensor checkpoints are opened, because others can run code."
         ) from None
     except Exception as error:  # on damaged bytes torch raises what it trips over: IndexError, struct.error, ...
-        raise CheckpointError(
-            f"{path}: not a readable torch checkpoint, damaged or cut off ({str(error)[:200]})"
-        ) from None
+        raise CheckpointError(f"{path}: not a readable checkpoint, damaged or cut off ({str(error)[:200]})") from None
 
 
 def read_outline(path: str | Path) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def is_published(checkpoint: dict[str, Any]) -> bool:
     return isinstance(checkpoint.get("model"), dict) and "state_dict" not in checkpoint
 
 
-def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
-    """`torch.save` whose result is complete, on the disk, under `path`, or not there at all.
+def write_durably(checkpoint: dict[str, Any], path: Path, save: Callable[[Any, Path], None] | None = None) -> None:
+    """`torch.save`, or another `save`, whose result is complete, on the disk, under `path`, or not there at all.
 
     Raises:
         CheckpointError: it could not be written; what was under `path` before is untouched.
@@ -101,7 +101,7 @@ def write_durably(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with renamed_when_whole(path, unfinished):
-            torch.save(checkpoint, unfinished)
+            (save or torch.save)(checkpoint, unfinished)
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError for a full disk
         free = _free_megabytes(path.parent)
         raise CheckpointError(
@@ -121,8 +121,12 @@ def remove_unfinished(directory: Path) -> None:
 
 
 def _look_through(path: Path) -> tuple[Any, Callable[[], Any]]:
-    """A file's content with stand-ins for its tensors, and what reads all of it."""
-    return _look_through_zip(path) if _starts_with(path, archive.START) else _look_through_legacy(path)
+    """A file's content with stand-ins for its tensors, or without them, and what reads all of it."""
+    if _starts_with(path, archive.START):
+        return _look_through_zip(path)
+    if safe_weights.is_safetensors(path):
+        return safe_weights.read(path, whole=False), partial(safe_weights.read, path)
+    return _look_through_legacy(path)
 
 
 def _look_through_zip(path: Path) -> tuple[Any, Callable[[], Any]]:

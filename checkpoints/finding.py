@@ -6,14 +6,15 @@ from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from checkpoints.fetching import local_file
 from checkpoints.files import CheckpointError, is_published, read_checkpoint, read_step
 from checkpoints.finite import check_finite
 from checkpoints.published import missing_for_training
 
 
 def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
-    """What `--ckpt_path` means: a path; `last`, the newest readable checkpoint of the run directory; `auto`, the same,
-    or None for a fresh start where there is none yet. None means None.
+    """What `--ckpt_path` means: a path, or what is fetched (fetching.py); `last`, the newest readable checkpoint of the
+    run directory; `auto`, the same, or None for a fresh start where there is none yet. None means None.
 
     The newest is that of the latest optimiser step; times change when files are copied. Of several of one step those
     that are there to resume from (last.ckpt, SLURM's) come first: another may have been saved after a validation whose
@@ -25,21 +26,23 @@ def resume_path(ckpt_path: str | None, run_dir: Path | None) -> Path | None:
     if ckpt_path is None:
         return None
     if ckpt_path not in ("last", "auto"):
-        if not Path(ckpt_path).is_file():
+        path = local_file(ckpt_path)
+        if not path.is_file():
             raise CheckpointError(f"--ckpt_path {ckpt_path}: no such file (or use `last` or `auto` with --run_dir)")
-        checkpoint = read_checkpoint(ckpt_path)
+        checkpoint = read_checkpoint(path)
         if is_published(checkpoint) and (missing := missing_for_training(checkpoint)):
             raise CheckpointError(
                 f"--ckpt_path {ckpt_path}: no training to go on with, it has no {', '.join(missing)}. Its weights can "
                 f"be evaluated, and training can start from them: --finetune_from {ckpt_path}"
             )
         if not _can_go_on(checkpoint):
+            weights = f"; training can start from its weights: --finetune_from {ckpt_path}"
             raise CheckpointError(
                 f"--ckpt_path {ckpt_path}: no run to resume in it, neither of this project nor of the published recipe "
-                f"(it has {', '.join(map(str, checkpoint))[:200]})"
+                f"(it has {', '.join(map(str, checkpoint))[:200]}){weights if 'state_dict' in checkpoint else ''}"
             )
         check_finite(checkpoint, ckpt_path)
-        return Path(ckpt_path)
+        return path
     if run_dir is None:
         raise CheckpointError(f"--ckpt_path {ckpt_path} looks in a run directory: give it with --run_dir DIR")
     found = [*(run_dir / "checkpoints").glob("*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]  # the latter by SLURM requeue

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from checkpoints import safe_weights
 from checkpoints.files import CheckpointError, read_checkpoint, write_durably
 
 KEY = "operating_point"
@@ -29,7 +30,8 @@ def save_operating_point(path: str | Path, point: OperatingPoint) -> None:
     """
     place = Path(path).resolve()  # of a link, the file behind it
     checkpoint = read_checkpoint(place)
-    write_durably({**checkpoint, KEY: saved_form(point)}, place)
+    save = safe_weights.save if safe_weights.is_safetensors(place) else None
+    write_durably({**checkpoint, KEY: saved_form(point)}, place, save)
 
 
 def saved_form(point: OperatingPoint) -> dict[str, Any]:

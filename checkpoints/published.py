@@ -31,6 +31,8 @@ from ssd.parameters import parameter_groups
 _COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in _COCO_GAPS)
 
+TRAINING = ("epoch", "iteration", "optimizer")  # what training goes on with, in a published file
+
 _BLOCKS_TO_BACKBONE = {  # (blocks in layer1, layer2, layer3, convolutions in a block) -> name
     (2, 2, 2, 2): "resnet18",
     (3, 4, 6, 2): "resnet34",
@@ -129,9 +131,15 @@ def from_ours(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return published
 
 
+def without_training(published: dict[str, Any]) -> dict[str, Any]:
+    """The content of a published file but for what only training needs, of which there are more forms than can be read
+    (optimisers of NVIDIA's Apex)."""
+    return {key: value for key, value in published.items() if key not in TRAINING}
+
+
 def missing_for_training(published: dict[str, Any]) -> list[str]:
     """What a published file lacks for going on with its training; of a file with weights alone all of it."""
-    return [key for key in ("epoch", "iteration", "optimizer") if key not in published]
+    return [key for key in TRAINING if key not in published]
 
 
 def default_category_ids(num_classes: int) -> tuple[int, ...]:
@@ -146,7 +154,11 @@ def _model_state(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Tens
     state = checkpoint["model"]
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise CheckpointError(f"{path}: its `model` is no state dict of tensors by name")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    # A copy a device has `module.` before its names, the recipe's AMP wrapper around it `module.1.`.
+    named = {key.removeprefix("module.").removeprefix("1."): value for key, value in state.items()}
+    if len(named) != len(state):
+        raise CheckpointError(f"{path}: its `model` has tensors both with `module.` before their names and without")
+    return named
 
 
 def _known(checkpoint: dict[str, Any], state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:

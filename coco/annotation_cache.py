@@ -24,7 +24,8 @@ from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
-from filelock import FileLock
+
+from coco.whole_files import alone
 
 VERSION = 3  # raise it whenever the arrays of a given json change
 META = "meta.json"
@@ -93,7 +94,7 @@ def load_or_build(json_path: Path, build: Callable[[], Contents]) -> tuple[Conte
     built, refusals = None, []
     for cache_path in places:
         try:
-            with _sole_builder(cache_path):
+            with alone(cache_path, WAIT_SECONDS):
                 # Another process may have built it while this one waited.
                 contents = open_valid(cache_path, json_path, say_why_not=True)
                 if contents is None:
@@ -190,22 +191,6 @@ def hash_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _sole_builder(cache_path: Path) -> Iterator[None]:
-    """Lets one process in at a time; an OSError if nothing can be written there or the wait is too long.
-
-    The system drops the lock when its holder dies, however it dies. The file goes while it is still locked: filelock
-    notices that the file it got the lock of is gone, and tries again.
-    """
-    cache_path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{cache_path}.lock", timeout=WAIT_SECONDS) as lock:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # on Windows filelock removes it, afterwards
-                os.unlink(lock.lock_file)
 
 
 def _write(cache_path: Path, contents: Contents) -> None:

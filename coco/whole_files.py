@@ -1,5 +1,5 @@
-"""Files that are whole or not there: written beside their place, and renamed into it. Here, since every room may import
-this one."""
+"""Files that are whole or not there: written beside their place, and renamed into it; by one process at a time where
+several may want to. Here, since every room may import this one."""
 
 import hashlib
 import os
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock
 
 PART = ".part"  # suffix of a file that is being written
 
@@ -70,6 +72,23 @@ def write_text(path: Path, text: str, follow: bool = False, **how: Any) -> None:
     """`replacing` with a text, in UTF-8."""
     with replacing(path, follow=follow, **{"encoding": "utf-8", **how}) as file:
         file.write(text)
+
+
+@contextmanager
+def alone(path: Path, timeout: float) -> Iterator[None]:
+    """Lets one process of those that would make `path` in at a time; an OSError if nothing can be written beside it, or
+    the wait is longer than `timeout` seconds.
+
+    The system drops the lock when its holder dies, however it dies. The file goes while it is still locked: filelock
+    notices that the file it got the lock of is gone, and tries again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=timeout) as lock:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # on Windows filelock removes it, afterwards
+                os.unlink(lock.lock_file)
 
 
 def is_alive(pid: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from checkpoints.fetching import local_file
 from coco.annotations import CocoAnnotations
 from coco.names import cell, plain
 from coco.splits import DataError, check_same_classes
@@ -37,6 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parses the arguments (those of the process by default), prints the comparison and writes what was asked for."""
     flags = _parser().parse_args(with_home(sys.argv[1:] if args is None else args))
     trainer_flags = _check(flags)
+    flags.a, flags.b = local_file(flags.a), local_file(flags.b)
     sources = [_results_file(path) for path in (flags.a, flags.b)]
     data = _data(flags, pictures=bool(flags.output) or None in sources)
     annotations = data.val_annotations

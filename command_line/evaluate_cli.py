@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from checkpoints.fetching import FETCHED, local_file
 from command_line.shared import ScriptCLI, UsageError, listed, with_home, with_selection_of
 from command_line.trainer_flags import check_trainer_flags
 from datamodule import COCODataModule
@@ -49,7 +50,8 @@ class EvaluateCLI(ScriptCLI):
             if "model.path" in str(error) and "required" in str(error):
                 raise UsageError(
                     "--ckpt_path is missing: the checkpoint to evaluate, such as runs/0001/checkpoints/best.ckpt, or a "
-                    ".pt file of the published recipe or an exported file; or give --detections, a file of COCO results"
+                    f".pt file of the published recipe or an exported file; {FETCHED}; or give --detections, a file of "
+                    "COCO results"
                 ) from None
             raise
 
@@ -73,7 +75,14 @@ class EvaluateCLI(ScriptCLI):
                 "--save_thresholds: a checkpoint takes thresholds of all its classes; leave out --classes and "
                 "--class_agnostic"
             )
-        self._check_exported(self.config.model.path)
+        path = local_file(self.config.model.path)
+        if self.config.save_thresholds and path != Path(self.config.model.path):
+            raise MisconfigurationException(
+                f"--save_thresholds: {path} is the copy of a published file, held against its hash; copy it, and "
+                "give that"
+            )
+        self.config.model.path = str(path)
+        self._check_exported(path)
         check_device(self.config.trainer)
         if self.config.compile:
             check_compile(self.config.trainer)

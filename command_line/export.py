@@ -13,11 +13,14 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from checkpoints.compatibility import check_is_ours
+from checkpoints import safe_weights
+from checkpoints.compatibility import check_is_ours, selection_of
+from checkpoints.fetching import FETCHED, local_file
 from checkpoints.files import CheckpointError, is_published, read_checkpoint, read_outline, write_durably
+from checkpoints.operating_point import KEY, saved_form
 from checkpoints.published import from_ours
 from coco.dataset import EvaluationDataset
-from command_line.shared import UsageError, selection_of, with_home, with_selection_of
+from command_line.shared import UsageError, with_home, with_selection_of
 from datamodule import COCODataModule
 from deployment import onnx, openvino, torch_export
 from deployment.about import About
@@ -31,10 +34,14 @@ from prediction.inputs import find_inputs
 from ssd_module import load_module
 from training.detecting import DetectingModule
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2", "magicmind_kit": "", "published": ".pt"}
+SUFFIXES = {
+    **{"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2", "magicmind_kit": ""},
+    **{"published": ".pt", "safetensors": ".safetensors"},
+}
+WEIGHTS = ("published", "safetensors")  # checkpoints, of the same weights
 PROVEN = 16  # pictures
 CALIBRATION = 100  # pictures
-# Flag -> the formats that have it; those not named have all but the published one.
+# Flag -> the formats that have it; those not named have all but `WEIGHTS`.
 OF_FORMATS = {
     "opset": ("onnx",),
     "raw": ("onnx", "openvino"),  # a kit is raw
@@ -53,8 +60,9 @@ def main(args: Sequence[str] | None = None) -> None:
         MisconfigurationException: arguments that contradict one another; a checkpoint that has the format already.
     """
     flags = _parse(args)
+    flags.ckpt_path = local_file(flags.ckpt_path)
     try:
-        _published(flags) if flags.format == "published" else _exported(flags)
+        {"published": _published, "safetensors": _safetensors}.get(flags.format, _exported)(flags)
     except OSError as error:
         raise MisconfigurationException(f"--output {flags.output}: cannot be written ({error})") from None
 
@@ -68,6 +76,18 @@ def _published(flags: argparse.Namespace) -> None:
     write_durably(published, flags.output)
     trained = f"epoch {published['epoch']}, with the optimiser's state" if "optimizer" in published else "weights alone"
     print(f"{flags.output}: {flags.ckpt_path} in the published format ({trained})")
+
+
+def _safetensors(flags: argparse.Namespace) -> None:
+    module = load_module(flags.ckpt_path)
+    point, selection = module.operating_point, selection_of(read_outline(flags.ckpt_path))
+    checkpoint = {
+        **{"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)},
+        **({KEY: saved_form(point)} if point else {}),
+        **({"COCODataModule": {"selection": selection}} if selection else {}),
+    }
+    write_durably(checkpoint, flags.output, safe_weights.save)
+    print(f"{flags.output}: the weights of {flags.ckpt_path} as safetensors")
 
 
 def _exported(flags: argparse.Namespace) -> None:
@@ -172,10 +192,10 @@ def _drawn(directory: Path) -> tuple[list[np.ndarray], list[str]]:
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Writes a checkpoint in another format.")
     add = parser.add_argument
-    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of ours, or a published .pt file")
+    add("--ckpt_path", required=True, metavar="FILE", help=f"a checkpoint of ours, or a published .pt file; {FETCHED}")
     formats = (
         "onnx: one file of standard operators; openvino: .xml and .bin; torch_export: .pt2, raw; magicmind_kit: a "
-        "directory; published: .pt"
+        "directory; published: .pt; safetensors: weights that no reader can take for code"
     )
     add("--format", required=True, choices=SUFFIXES, help=formats)
     add("--output", required=True, type=Path, metavar="FILE", help="the file to write")
@@ -204,7 +224,7 @@ def _check(flags: argparse.Namespace) -> None:
     given = [
         name for name in ("raw", "batch", "opset", "fp16", "int8", "calibrate", "data_root") if getattr(flags, name)
     ]
-    exported = tuple(SUFFIXES.keys() - {"published"})
+    exported = tuple(SUFFIXES.keys() - {*WEIGHTS})
     for name in given:
         if flags.format not in (formats := OF_FORMATS.get(name, exported)):
             raise UsageError(f"--{name}: not with --format {flags.format}, but with {' or '.join(sorted(formats))}")

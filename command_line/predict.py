@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from checkpoints.fetching import FETCHED
 from coco.cores import default_workers
 from coco.names import plain
 from command_line.shared import with_home
@@ -65,7 +66,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         "--ckpt_path",
         required=True,
         metavar="FILE",
-        help="checkpoint of ours, a published .pt file, or an exported file",
+        help=f"checkpoint of ours, a published .pt file, or an exported file; {FETCHED}",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="directory for pictures, videos and tables")
     threshold = "lowest score of a detection (default: the checkpoint's, per class, or 0.3 where it has none)"

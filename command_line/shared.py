@@ -19,6 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
+from checkpoints.compatibility import selection_of
 from checkpoints.files import CheckpointError, read_outline
 from coco.annotations import AnnotationError
 from coco.data_file import PLACES, settings_of_file
@@ -228,11 +229,6 @@ def without_flags(args: Sequence[str], names: Sequence[str]) -> list[str]:
 def listed(value: Any) -> list[Any]:
     """Callbacks or plugins as a list; Lightning takes one object, several, or None."""
     return [] if value is None else [*value] if isinstance(value, (list, tuple)) else [value]
-
-
-def selection_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What the run of a checkpoint chose of its data; see `with_selection_of`."""
-    return checkpoint.get("COCODataModule", {}).get("selection", {})
 
 
 def with_selection_of(path: str | Path, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,11 +25,12 @@ COMMANDS = {
     "check": ("coco.check", "look through a data set before training"),
     "convert": ("coco.convert", "make a COCO-format data set of YOLO, VOC, CVAT, Open Images or a table"),
     "sample": ("coco.sample", "write the built-in sample data set"),
+    "info": ("checkpoints", "what a checkpoint is: network, classes, training, numbers"),
     "devices": ("accelerators", "what Lightning will use on this machine"),
     "selftest": ("command_line.selftest", "whether a device trains and evaluates as the CPU does"),
 }
 # Run as `python -m` runs them: nothing imports them.
-SCRIPTS = ("coco.check", "coco.convert", "coco.sample", "accelerators")
+SCRIPTS = ("coco.check", "coco.convert", "coco.sample", "checkpoints", "accelerators")
 
 
 def main() -> None:

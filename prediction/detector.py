@@ -20,6 +20,7 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
+from checkpoints.fetching import local_file
 from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode_upright, resize
 from prediction.devices import check_score_threshold, device_flags, fast_precision
@@ -54,8 +55,9 @@ class Detector:
     """Detects objects in pictures, on any device, exactly as `trainer.predict` does.
 
     Args:
-        checkpoint: a checkpoint of ours, a `.pt` file of the published recipe, an exported file, or an SSDModule, which
-            moves to the device and into evaluation mode.
+        checkpoint: a checkpoint of ours, a `.pt` file of the published recipe, or an exported file: the path, or what
+            is fetched, `nvidia_ssd300_coco` or an https:// address (`checkpoints.fetching.local_file`); or an
+            SSDModule, which moves to the device and into evaluation mode.
         accelerator, devices, precision: Lightning's; one device (`1`, or an ordinal such as "2,").
         score_threshold: detections that score above it are returned, at most the checkpoint's max_detections a picture.
             By default those of the checkpoint, per class (`evaluate.py --save_thresholds`), which is said, or 0.3.
@@ -82,6 +84,8 @@ class Detector:
             check_score_threshold(score_threshold)
         is_auto, precision = precision == "auto", fast_precision(accelerator) if precision == "auto" else precision
         asked = (accelerator, precision, is_auto, engine)
+        if not isinstance(checkpoint, DetectingModule):
+            checkpoint = local_file(checkpoint)
         if not isinstance(checkpoint, DetectingModule) and engine_for(checkpoint, engine) != "torch":
             runs_in_bf16(checkpoint, *asked)
             accelerator, precision = "cpu", None

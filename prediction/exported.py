@@ -6,6 +6,7 @@ from typing import Any
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from checkpoints.fetching import local_file
 from coco.augment import denormalise
 from deployment.about import About
 from deployment.engine import ENGINES, Engine, converted, is_exported, open_exported, run_detector
@@ -46,7 +47,8 @@ class ExportedDetector(DetectingModule):
 
 
 def load_detector(path: str | Path) -> DetectingModule:
-    """A checkpoint of ours, a published `.pt` file or an exported file, by its name, as a LightningModule on the CPU.
+    """A checkpoint of ours, a published `.pt` file or an exported file (a path, or what `local_file` fetches) as a
+    LightningModule on the CPU.
 
     Raises:
         CheckpointError: as `load_module`, or an exported file that cannot be used.
@@ -58,6 +60,7 @@ def open_detector(
     path: str | Path, accelerator: Any = "auto", precision: Any = None, is_auto: bool = False, engine: str = "auto"
 ) -> DetectingModule:
     """`load_detector` for a device and a precision, of which engines but torch have few: see `runs_in_bf16`."""
+    path = local_file(path)
     name = engine_for(path, engine)
     if name == "torch":
         return load_module(path)

@@ -89,9 +89,9 @@ def test_imports_point_one_way_and_none_hides_in_a_function(name):
 
 
 # Where files are written in place: the home of whole files, the cache's own scheme, checkpoints (torch.save, to a file
-# beside), and logs, which grow by lines.
+# beside), downloads (to one that is gone on from), and logs, which grow by lines.
 LOGS = ("training.csv_log", "training.dllogger")
-WRITE_IN_PLACE = ("coco.whole_files", "coco.annotation_cache", "checkpoints.files", *LOGS)
+WRITE_IN_PLACE = ("coco.whole_files", "coco.annotation_cache", "checkpoints.files", "checkpoints.download", *LOGS)
 OPENED = "file"  # what a file from coco.whole_files is called
 
 

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
 import torchvision
 from torch import Tensor
 
+from checkpoints.fetching import fetch, in_hub_cache
 from checkpoints.files import CheckpointError, read_plain
 from ssd.model import SSD300
 
@@ -53,18 +53,16 @@ def backbone_weights(backbone: str, weights: str) -> dict[str, Tensor]:
 
 def _download(weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
     """From torch.hub's cache, as torchvision itself; but read as every other file."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
-    if not path.exists():
-        start_of_hash = re.fullmatch(r".*-([0-9a-f]{8,})\.pth", path.name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(weights.url, str(path), start_of_hash[1] if start_of_hash else None)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-            raise PretrainedWeightsError(
-                f"could not fetch {weights} from {weights.url} ({error}). Either copy that file to {path}, or pass its "
-                "path with --model.backbone_weights PATH, or start from random weights with "
-                "--model.backbone_weights null (slower to train, lower mAP)"
-            ) from None
+    path = in_hub_cache(Path(urlsplit(weights.url).path).name)
+    start_of_hash = re.fullmatch(r".*-([0-9a-f]{8,})\.pth", path.name)
+    try:
+        fetch(weights.url, path, start_of_hash[1] if start_of_hash else "")
+    except OSError as error:
+        raise PretrainedWeightsError(
+            f"could not fetch {weights} from {weights.url} ({error}). Either copy that file to {path}, or pass its "
+            "path with --model.backbone_weights PATH, or start from random weights with "
+            "--model.backbone_weights null (slower to train, lower mAP)"
+        ) from None
     return _read(path)
 
 

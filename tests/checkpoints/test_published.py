@@ -47,18 +47,24 @@ def golden_state(backbone: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def golden_checkpoint(tmp_path):
-    def write(backbone: str, **more):
+    def write(backbone: str, prefix: str = "", **more):
         path = tmp_path / f"{backbone}.pt"
-        torch.save({"epoch": 3, "iteration": 12, "model": golden_state(backbone), **more}, path)
+        state = {f"{prefix}{key}": value for key, value in golden_state(backbone).items()}
+        torch.save({"epoch": 3, "iteration": 12, "model": state, **more}, path)
         return path
 
     return write
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
-def test_forward_with_the_recipes_weights_agrees_with_its_own(golden, golden_checkpoint, reference_order, backbone):
+@pytest.mark.parametrize(
+    ("backbone", "prefix"),
+    [("resnet18", ""), ("resnet34", "module."), ("resnet50", "module.1.")],  # as runs on several devices name them
+)
+def test_forward_with_the_recipes_weights_agrees_with_its_own(
+    golden, golden_checkpoint, reference_order, backbone, prefix
+):
     figures = golden(f"forward_{backbone}.npz")
-    module = load_module(golden_checkpoint(backbone)).eval()
+    module = load_module(golden_checkpoint(backbone, prefix)).eval()
     assert module.hparams.backbone == backbone and module.hparams.num_classes == 80
     images = torch.randn(2, 3, 300, 300, generator=torch.Generator().manual_seed(int(figures["seed"])))
     with torch.no_grad():
@@ -95,11 +101,12 @@ def test_a_saved_reference_checkpoint_opens_again_with_its_classes(tmp_path):
         assert torch.equal(again.model.state_dict()[key], value)
 
 
-def test_weights_saved_from_a_distributed_run_open_too(golden_checkpoint, tmp_path):
+def test_a_copy_of_weights_with_another_prefix_beside_them_is_refused(golden_checkpoint, tmp_path):
     raw = torch.load(golden_checkpoint("resnet18"), weights_only=True)
-    raw["model"] = {f"module.{key}": value for key, value in raw["model"].items()}
-    torch.save(raw, tmp_path / "ddp.pt")
-    assert load_module(tmp_path / "ddp.pt").hparams.backbone == "resnet18"
+    raw["model"]["module.conf.0.bias"] = raw["model"]["conf.0.bias"]
+    torch.save(raw, tmp_path / "both.pt")
+    with pytest.raises(CheckpointError, match=r"tensors both with `module\.` before their names and without"):
+        load_module(tmp_path / "both.pt")
 
 
 def test_coco_classes_get_cocos_category_ids(golden_checkpoint):

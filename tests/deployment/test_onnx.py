@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoints.__main__ import facts
 from checkpoints.files import CheckpointError
 from coco.augment import normalise
 from deployment import onnx as to_onnx
@@ -58,6 +59,9 @@ def test_a_higher_threshold_leaves_what_detect_leaves_and_a_lower_one_is_refused
 def test_what_travels_with_it_comes_back(exported, module):
     about = open_exported(exported).about
     assert about.class_names == module.class_names and about.category_ids == (2, 3, 7, 40)
+    told = facts(exported)
+    assert (told["format"], told["batch"]) == ("exported, onnx, float32", about.batch)
+    assert (told["class_names"], told["exported_from_sha256"]) == (list(about.class_names), "0" * 64)
     assert about.operating_point == module.operating_point and about.thresholds.score == 0.05
     assert about.backbone == "thin" and about.checkpoint == "0" * 64
 

@@ -41,7 +41,7 @@ KINDS = {
     "checkpoint: larger inside than outside": "more than [0-9]+ (MiB|instructions)|named again and again",
     "checkpoint: a tensor beyond its storage": "a tensor of|storages? of|a tensor with a negative|in two lengths",
     "checkpoint: more than plain data": "holds more than tensors and plain data",
-    "checkpoint: damaged or cut off": "not a readable torch checkpoint",
+    "checkpoint: damaged or cut off": "not a readable checkpoint",
     "prediction: no such input or class": "--classes|no picture in this folder|no such file or folder",
 }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 
+from checkpoints import fetching
 from ssd.model import SSD300
 from training.pretrained import PretrainedWeightsError, backbone_weights, load_backbone
 
@@ -15,12 +16,12 @@ def test_a_local_torchvision_state_dict_is_read(tmp_path):
     assert torch.equal(loaded["conv1.weight"], state["conv1.weight"])
 
 
-def test_weights_that_cannot_be_fetched_say_how_to_go_on(monkeypatch):
-    def offline(*args, **kwargs):
+def test_weights_that_cannot_be_fetched_say_how_to_go_on(monkeypatch, tmp_path):
+    def offline(*args):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setenv("TORCH_HOME", "/nowhere")
+    monkeypatch.setattr(fetching, "download", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
         PretrainedWeightsError, match=r"(?s)no route to host.*resnet18-.*\.pth.*--model.backbone_weights"
     ):

@@ -1,0 +1,83 @@
+"""`python -m checkpoints` tells what a file is, in every form that is taken as a checkpoint."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from checkpoints.__main__ import facts, main
+from checkpoints.files import CheckpointError
+from checkpoints.operating_point import OperatingPoint, save_operating_point
+from checkpoints.progress import progress_after
+from checkpoints.published_layout import to_reference_state
+from ssd_module import SSDModule, load_module
+
+NAMES = ["cat", "dog\x1b[31m", "emu"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A checkpoint as a run leaves it after epoch 3, with thresholds, and published files of the same weights."""
+    module = SSDModule("resnet18", 3, NAMES, [1, 5, 9])
+    directory = tmp_path_factory.mktemp("files")
+    ours = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "global_step": 12,
+        "loops": progress_after(3, 12),
+        "optimizer_states": [{"state": {}}],
+        "last_validation": {"mAP": 0.25},
+        "callbacks": {"ModelCheckpoint of the run: best": {"monitor": "mAP", "best_model_score": torch.tensor(0.5)}},
+        "made_with": {"trainer": {"precision": "bf16-mixed"}, "device": "cpu", "versions": {"torch": "2.14"}},
+        "COCODataModule": {"selection": {"classes": ["cat"], "upright": False}},
+    }
+    torch.save(ours, directory / "last.ckpt")
+    save_operating_point(directory / "last.ckpt", OperatingPoint("f1", (0.5, 0.25, 0.5), 10, "digest"))
+    weights = {"model": to_reference_state(module.model.state_dict())}
+    torch.save(weights, directory / "weights.pt")
+    torch.save({**weights, "epoch": 3, "iteration": 12, "optimizer": {}}, directory / "epoch_2.pt")
+    return directory
+
+
+def test_of_a_run_it_tells_place_numbers_thresholds_and_data(files):
+    found, content = facts(files / "last.ckpt"), (files / "last.ckpt").read_bytes()
+    assert found["sha256"] == hashlib.sha256(content).hexdigest() and found["bytes"] == len(content)
+    assert (found["format"], found["resumable"]) == ("of this project", True)
+    assert (found["backbone"], found["class_names"], found["category_ids"]) == ("resnet18", NAMES, [1, 5, 9])
+    assert (found["epochs"], found["steps"], found["mAP"]) == (3, 12, 0.25)
+    assert (found["best"], found["precision"]) == ({"by": "mAP", "value": 0.5}, "bf16-mixed")
+    assert found["score_thresholds"]["thresholds"] == [0.5, 0.25, 0.5] and found["data"]["classes"] == ["cat"]
+    module = load_module(files / "last.ckpt")
+    assert found["numbers"]["float32"] == sum(t.numel() for t in module.state_dict().values() if t.is_floating_point())
+
+
+def test_of_a_published_file_it_tells_whether_training_can_go_on(files):
+    whole, weights = facts(files / "epoch_2.pt"), facts(files / "weights.pt")
+    assert (whole["format"], whole["epochs"], whole["steps"]) == ("of the published recipe", 3, 12)
+    assert (weights["format"], weights["resumable"]) == ("of the published recipe, weights alone", False)
+    assert weights["class_names"] == ["class 1", "class 2", "class 3"] and weights["category_ids"] == [1, 2, 3]
+
+
+def test_what_it_prints_is_for_people_or_for_programs(files, capsys):
+    assert main([str(files / "last.ckpt")]) == 0
+    told = capsys.readouterr().out
+    lines = {name: value.strip() for name, _, value in (line.partition(":") for line in told.splitlines())}
+    assert lines["class names"] == "3: cat, dog\\x1b[31m, emu", "no control characters"
+    assert (lines["epochs"], lines["best"]) == ("3", "mAP 0.5000, of the run so far")
+    assert (lines["score thresholds"], lines["data"]) == ("per class, by f1, chosen on 10 images", "classes ['cat']")
+    assert main(["--json", str(files / "weights.pt"), str(files / "epoch_2.pt")]) == 0
+    assert [json.loads(line)["epochs"] for line in capsys.readouterr().out.splitlines()] == [None, 3]
+
+
+def test_what_is_no_checkpoint_is_an_error_that_names_it(files, tmp_path, capsys):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    saved = torch.load(files / "last.ckpt", weights_only=True)
+    torch.save({**saved, "loops": 5}, tmp_path / "odd.ckpt")
+    torch.save({**saved, "hyper_parameters": {"num_classes": 4}}, tmp_path / "larger.ckpt")
+    assert main([str(tmp_path / "other.pt"), str(tmp_path / "gone.pt"), str(files / "weights.pt")]) == 1
+    out, err = capsys.readouterr()
+    assert "other.pt: neither" in err and "gone.pt: no such" in err and "weights.pt" in out
+    for name in ("odd.ckpt", "larger.ckpt"):
+        with pytest.raises(CheckpointError, match=f"{name}: what it says of itself cannot be read"):
+            facts(tmp_path / name)
