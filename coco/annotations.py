@@ -118,6 +118,12 @@ class CocoAnnotations:
         rows = slice(self._first_training[i], self._first_training[i + 1])
         return self._training_boxes[rows].copy(), self._training_labels[rows].copy()
 
+    @property
+    def all_training_boxes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of all images, read-only: the index of each box's image, int64 [K]; boxes [K, 4] and labels [K] as above."""
+        image = np.repeat(np.arange(len(self)), np.diff(self._first_training))
+        return image, self._training_boxes, self._training_labels
+
     def of_upright_pictures(self) -> "CocoAnnotations":
         """The same, drawn on pictures that were turned upright."""
         turned = CocoAnnotations(self.path, self._contents, self._cache_path)

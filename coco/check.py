@@ -1,5 +1,6 @@
 """Looks through a COCO-format data set before training: figures, faults, and a contact sheet of pictures with boxes.
-`python -m coco.check DIR [--fast] [--output check.png] [--json FILE]`; exit code 1 where something would stop a run.
+`python -m coco.check DIR [--fast] [--advise] [--output check.png] [--json FILE]`; exit code 1 where something would
+stop a run.
 
 A door: it may import any room, and none imports it."""
 
@@ -8,119 +9,79 @@ import errno
 import json
 import os
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from coco.annotations import AnnotationError, CocoAnnotations
+from coco.advice import advice_text, advise, hopeless
+from coco.annotations import CocoAnnotations
+from coco.checking import Report, check
 from coco.contact_sheet import contact_sheet
-from coco.data_file import PLACES, splits_of
-from coco.figures import MIN_IOU, figures_table, split_figures
-from coco.findings import EXAMPLES, Findings, findings, findings_of_both, in_both, some
-from coco.names import look_alikes, plain, told_apart
-from coco.picture_files import files_alike, missing_pictures, open_pictures
-from coco.selection import WHOLE, Selection
-from coco.splits import SPLITS, DataError
+from coco.data_file import PLACES, given_settings, splits_of
+from coco.figures import figures_table
+from coco.names import plain
+from coco.near_duplicates import hasher, look_alike
+from coco.splits import DataError
 from coco.whole_files import replacing, write_text
+from command_line.start_config import start_config
 from evaluation.drawing import draw_detections
 from ssd.grid import best_iou
 
-BestIou = Callable[[np.ndarray], np.ndarray]
-Progress = Callable[[str, int, int], None]
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-TURNED = (
-    "pictures are stored turned (EXIF orientation); their boxes are taken for pictures as stored, like COCO's. Most "
-    "labelling tools show them upright: where the contact sheet has boxes beside their objects, --data.upright true"
-)
-MANY_UNMATCHED = 0.2  # share of boxes without a well-fitting default box that is worth a note
-
-
-@dataclass
-class Report:
-    """What was found. `problems` would stop training or evaluation (in training a few broken pictures are
-    allowed, see coco/damaged.py); `notes` would not, but are worth knowing."""
-
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split, see coco/figures.py
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, found: Findings) -> None:
-        self.problems += found.problems
-        self.notes += found.notes
-
-
-def check(
-    splits: dict[str, tuple[Path, Path]],
-    best_iou: BestIou,
-    fast: bool = False,
-    progress: Progress = lambda split, done, total: None,
-    selection: Selection = WHOLE,
-) -> tuple[Report, dict[str, CocoAnnotations]]:
-    """Checks a data set.
-
-    Args:
-        splits: image directory and annotation file of "train" and "val".
-        best_iou: see `coco.figures.split_figures`.
-        fast: do not open the pictures, only look whether they are there.
-        progress: called with the split, the number of its pictures opened and of all.
-        selection: what of it a run would use.
-
-    Returns:
-        The report, and the annotations of the splits that are there and can be read.
-    """
-    report, read = Report(), {}
-    contents: dict[str, dict[bytes, list[str]]] = {}
-    for split, (directory, file) in splits.items():
-        annotations = _annotations(split, directory, file, selection, report)
-        if annotations is None:
-            continue
-        read[split] = annotations
-        report.figures[split] = split_figures(annotations, best_iou)
-        report.add(findings(annotations, split))
-        report.notes += [f"{split}: {note}" for note in _notes(report.figures[split])]
-        if fast:
-            missing = missing_pictures(annotations, directory)
-            faults = [f"{directory / name}: no such image file" for name in missing]
-            contents[split] = {}
-        else:
-            faults, contents[split], turned = open_pictures(annotations, directory, partial(progress, split))
-            if turned and not selection.upright:
-                report.notes.append(f"{split}: {turned} {TURNED}")
-        _add_pictures(split, annotations, directory, faults, contents[split], report)
-    if len(read) == 2:
-        _compare_classes(read["train"], read["val"], report)
-        if not _compare_pictures(contents["train"], contents["val"], report):
-            report.add(findings_of_both(read["train"], read["val"], [splits[name][0] for name in ("train", "val")]))
-    return report, read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     data = splits_of(vars(args))
-    splits = {split: (data.directories[split], data.files[split]) for split in SPLITS}
-    report, read = check(splits, _best_iou(), args.fast, _show_progress, data.selection)
+    like = hasher() if args.advise and not args.fast else None
+    report = check(data, _best_iou, args.fast, _show_progress, like)
     for split, figures in report.figures.items():
         print(plain("\n".join(figures_table(split, figures)), lines=True), end="\n\n")
     for kind in ("notes", "problems"):
         for line in getattr(report, kind):
             print(f"{kind.removesuffix('s')}: {plain(line, lines=True)}")
+    found = {"usable": not report.problems, "figures": report.figures}
+    found |= {"problems": report.problems, "notes": report.notes}
+    if args.advise and not report.problems:
+        advice = advise(report.annotations, _best_iou, _near_duplicates(report) if like else None)
+        print("", *advice_text(advice), sep="\n", end="\n\n")
+        found["advice"] = advice.as_json()
     try:
-        _write(report, [(annotations, splits[split][0]) for split, annotations in read.items()], args)
+        _write(found, [(of, data.directories[split]) for split, of in report.annotations.items()], args)
+        if args.write_config and not report.problems:
+            write_text(args.write_config, start_config(report.annotations["train"], _settings(args)), follow=True)
+            print(f"a configuration to start with: train.py --config {args.write_config}")
     except OSError as error:
-        sys.exit(f"coco.check: the report cannot be written ({error.strerror})")
+        sys.exit(f"coco.check: what was found cannot be written ({error.strerror})")
+    return _verdict(report, args)
+
+
+def _verdict(report: Report, args: argparse.Namespace) -> int:
+    """Prints the last line; the exit code."""
     if report.problems:
         print(f"{args.data_root}: training or evaluation would stop, {len(report.problems)} problem(s) above")
         return 1
     opened = "pictures not opened (--fast)" if args.fast else "every picture opened"
-    print(f"{args.data_root}: fit for training, {opened}")
+    why = hopeless(report.figures)
+    print(f"{args.data_root}: {f'nothing would stop a run, but {why}' if why else f'fit for training, {opened}'}")
+    if why and not args.advise:
+        print("--advise says what to do")
     return 0
+
+
+def _near_duplicates(report: Report) -> list[str]:
+    """`train picture ~ validation picture` of those that look alike."""
+    ours, theirs = (list(report.likeness[split].items()) for split in ("val", "train"))
+    hashes = [np.array([each for _, each in pictures], np.uint64) for pictures in (ours, theirs)]
+    pairs = zip(ours, look_alike(*hashes).tolist(), strict=True)
+    return [f"{theirs[other][0]} ~ {path}" for (path, _), other in pairs if other >= 0]
+
+
+def _settings(args: argparse.Namespace) -> dict[str, object]:
+    return {"data_root": os.path.abspath(args.data_root), **given_settings(vars(args))}
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -133,7 +94,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         splits_of(vars(args))
     except DataError as error:
         parser.error(str(error))
-    for flag in ("output", "json"):
+    args.advise = args.advise or args.write_config is not None
+    if args.write_config and args.write_config.exists():
+        parser.error(f"--write_config {args.write_config}: is there already, and nothing is written over")
+    for flag in ("output", "json", "write_config"):
         path = getattr(args, flag)
         try:
             if path is not None:
@@ -160,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, default in PLACES.items():
         add(f"--{name}", default=default, metavar="PATH", help="below DIR (default %(default)s)")
     add("--fast", action="store_true", help="do not open the pictures, only look whether they are there")
+    add("--advise", action="store_true", help="what SSD300 can find in it, and what to do")
+    add("--write_config", type=_path, metavar="FILE", help="with this a configuration to start with, for train.py")
     # What a run is told by the same names with `data.` before them.
     add("--classes", metavar="A,B", help="these classes alone")
     add("--merge_classes", metavar="NEW=A+B", help="classes that are one")
@@ -182,74 +148,6 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _annotations(
-    split: str, directory: Path, file: Path, selection: Selection, report: Report
-) -> CocoAnnotations | None:
-    """The split's annotations, or None with the reason in the report."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # dropped and clipped boxes, which the figures have
-            annotations = selection.take(CocoAnnotations.load(file), split)
-    except AnnotationError as error:
-        report.problems.append(str(error))
-        annotations = None
-    if directory.is_dir():
-        return annotations
-    report.problems.append(f"{directory}: no such image directory")
-    return None
-
-
-def _add_pictures(
-    split: str,
-    annotations: CocoAnnotations,
-    directory: Path,
-    faults: list[str],
-    contents: dict[bytes, list[str]],
-    report: Report,
-) -> None:
-    if faults:
-        first = "".join(f"\n  {fault}" for fault in faults[:EXAMPLES])
-        more = f"\n  ... and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
-        missing = missing_pictures(annotations, directory)
-        alike = told_apart(files_alike(missing, directory)) if missing else ""
-        report.problems.append(
-            f"{split}: {len(faults)} of {len(annotations)} pictures cannot be used:{first}{more}"
-            f"{alike and chr(10)}{alike}"
-        )
-    equal = [" = ".join(paths) for paths in contents.values() if len(paths) > 1]
-    if equal:
-        report.notes.append(f"{split}: {len(equal)} pictures are there more than once: {some(equal)}")
-
-
-def _compare_classes(train: CocoAnnotations, val: CocoAnnotations, report: Report) -> None:
-    classes, others = (set(zip(split.category_ids, split.class_names, strict=True)) for split in (train, val))
-    if classes != others:
-        report.problems.append(
-            f"{train.path} and {val.path} list different categories; only in the first: "
-            f"{some(sorted(classes - others))}; only in the second: {some(sorted(others - classes))}."
-            f"{told_apart(look_alikes(train.class_names, val.class_names))}"
-        )
-
-
-def _compare_pictures(train: dict[bytes, list[str]], val: dict[bytes, list[str]], report: Report) -> bool:
-    """Whether pictures of the same content are in both splits, which is noted."""
-    shared = sorted(f"{train[content][0]} = {val[content][0]}" for content in train.keys() & val.keys())
-    if shared:
-        report.notes.append(in_both(len(shared), shared))
-    return bool(shared)
-
-
-def _notes(figures: dict[str, Any]) -> list[str]:
-    """What is odd in the figures of a split beside `coco.findings`, but does not stop training."""
-    trained_on = figures["boxes"] - figures["dropped_boxes"]
-    if figures["unmatched"] > MANY_UNMATCHED * trained_on:
-        return [
-            f"{figures['unmatched']} of {trained_on} boxes have no default box above IoU {MIN_IOU}; training still "
-            "gives each its best one, but expect such objects to be found less often"
-        ]
-    return []
-
-
 def _show_progress(split: str, done: int, total: int) -> None:
     """One line on the terminal, rewritten; a log gets a line for every tenth."""
     if sys.stderr.isatty():
@@ -258,15 +156,15 @@ def _show_progress(split: str, done: int, total: int) -> None:
         print(f"{split}: {done} of {total} pictures", file=sys.stderr)
 
 
-def _best_iou() -> BestIou:
-    return lambda boxes: best_iou(torch.from_numpy(boxes)).numpy()
+def _best_iou(boxes: np.ndarray) -> np.ndarray:
+    return best_iou(torch.tensor(boxes)).numpy()  # a copy: these may be mapped read-only
 
 
-def _write(report: Report, splits: Sequence[tuple[CocoAnnotations, Path]], args: argparse.Namespace) -> None:
+def _write(found: dict[str, object], splits: Sequence[tuple[CocoAnnotations, Path]], args: argparse.Namespace) -> None:
     if splits:
         _draw(splits, args.output)
     if args.json:
-        text = json.dumps({"usable": not report.problems, **vars(report)}, indent=2, ensure_ascii=False)
+        text = json.dumps(found, indent=2, ensure_ascii=False)
         write_text(args.json, f"{text}\n", follow=True, errors="backslashreplace")
 
 

@@ -39,7 +39,7 @@ def splits_of(settings: Mapping[str, Any]) -> Splits:
         DataError: a data file that is none, or a choice that cannot be read.
     """
     own = {"data_root": settings.get("data_root") or ".", **settings_of_file(settings)}
-    whole = {**DEFAULTS, **own, **_given(settings)}
+    whole = {**DEFAULTS, **own, **given_settings(settings)}
     root = Path(whole["data_root"])
     try:
         selection = Selection.of(**{name: whole[name] for name in CHOICES})
@@ -75,7 +75,7 @@ def settings_of_file(settings: Mapping[str, Any]) -> dict[str, Any]:
     for split in ("train", "val"):
         for what, where in content.pop(split, {}).items():
             found[f"{split}_{what}"] = os.path.abspath(root / Path(where).expanduser())
-    if "val_annotations" in _given(settings):
+    if "val_annotations" in given_settings(settings):
         content = {key: value for key, value in content.items() if key not in ("val_share", "val_seed")}
     return {**found, **content}
 
@@ -85,7 +85,7 @@ def is_ultralytics(content: Mapping[Any, Any]) -> bool:
     return "nc" in content or any(isinstance(content.get(split), (str, list)) for split in ("train", "val"))
 
 
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those that are not what they are by default."""
     return {
         name: settings[name] for name, default in DEFAULTS.items() if settings.get(name) not in (None, {}, [], default)

@@ -14,10 +14,11 @@ from coco.decoding import INPUT_SIZE
 MIN_IOU = 0.5  # SSD matches a default box to a ground truth above this IoU
 COCO_AREAS = (32**2, 96**2)  # px^2 in the original picture: small below the first, large from the second on
 SIDES = (16, 32, 64, 128)  # px at the input; bounds of the bins of `sides`
+BestIou = Callable[[np.ndarray], np.ndarray]  # see `split_figures`
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def split_figures(annotations: CocoAnnotations, best_iou: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+def split_figures(annotations: CocoAnnotations, best_iou: BestIou) -> dict[str, Any]:
     """The figures of one split, JSON-ready.
 
     Args:
@@ -31,7 +32,7 @@ def split_figures(annotations: CocoAnnotations, best_iou: Callable[[np.ndarray],
     """
     counts = np.diff(annotations.first)
     image = np.repeat(np.arange(len(annotations)), counts)
-    boxes, labels = _training_boxes(annotations)
+    _, boxes, labels = annotations.all_training_boxes
     unmatched = best_iou(boxes) <= MIN_IOU
     width, height = INPUT_SIZE * (boxes[:, 2:] - boxes[:, :2]).T
     return {
@@ -88,16 +89,6 @@ def figures_table(name: str, figures: dict[str, Any]) -> list[str]:
 
 def _part(count: int, of: int) -> str:
     return f"{count} ({count / of:.1%})" if of else "0"
-
-
-def _training_boxes(annotations: CocoAnnotations) -> tuple[np.ndarray, np.ndarray]:
-    """All boxes trained on, float32 [K, 4] xyxy in [0, 1], and their labels [K]."""
-    boxes, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
-    for i in annotations.trainable.tolist():
-        of_image = annotations.training_boxes(i)
-        boxes.append(of_image[0])
-        labels.append(of_image[1])
-    return np.concatenate(boxes), np.concatenate(labels)
 
 
 def _classes(annotations: CocoAnnotations, image: np.ndarray, unmatched_labels: np.ndarray) -> list[dict[str, Any]]:

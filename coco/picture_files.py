@@ -7,9 +7,12 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from coco.annotations import CocoAnnotations
 from coco.cores import usable_cores
@@ -18,6 +21,7 @@ from coco.names import look_alikes
 
 READ, MEASURED = 64, 1024  # pictures: a second's work for a slow network disk, whatever the data set's size
 MOST_BYTES = 2**24  # of one picture
+AT_ONCE = 4096  # pictures given to the threads that open them: each that waits takes memory
 
 
 def pictures_digest(annotations: CocoAnnotations, directory: Path) -> str:
@@ -72,46 +76,65 @@ def files_alike(missing: Sequence[str], directory: Path) -> list[tuple[str, str]
     return look_alikes(missing, there)
 
 
+@dataclass
+class Look:
+    """What was seen of the pictures of a split.
+
+    faults: a line for each that is missing, cannot be decoded or has not the annotated size. by_content: paths of the
+    good ones by the hash of the file. turned: how many of these are stored turned, by their EXIF orientation.
+    likeness: what `like` made of them, by path.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    by_content: dict[bytes, list[str]] = field(default_factory=dict)
+    turned: int = 0
+    likeness: dict[str, int] = field(default_factory=dict)
+
+
 def open_pictures(
-    annotations: CocoAnnotations, directory: Path, progress: Callable[[int, int], None], threads: int | None = None
-) -> tuple[list[str], dict[bytes, list[str]], int]:
+    annotations: CocoAnnotations,
+    directory: Path,
+    progress: Callable[[int, int], None],
+    like: Callable[[Image.Image], int] | None = None,
+) -> Look:
     """Decodes every picture.
 
     Args:
-        progress: called with the number of pictures done and of all.
-
-    Returns:
-        One line for each picture that is missing, cannot be decoded or has not the annotated size; the paths of the
-        good ones by the hash of the file's content; and how many of these are stored turned, by their EXIF orientation.
+        progress: called with the number of pictures done and of all. like: see `Look`; called in several threads.
     """
-    faults: list[str] = []
-    turned = 0
-    by_content: dict[bytes, list[str]] = {}
-    with ThreadPoolExecutor(threads or usable_cores()) as pool:
-        looks = pool.map(lambda i: _look_at(annotations, directory, i), range(len(annotations)))
-        for i, (fault, digest, is_turned) in enumerate(looks):
-            turned += is_turned
+    seen = Look()
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        parts = (range(start, min(start + AT_ONCE, len(annotations))) for start in range(0, len(annotations), AT_ONCE))
+        looks = (pool.map(lambda i: _look_at(annotations, directory, i, like), part) for part in parts)
+        for i, (fault, digest, turned, likeness) in enumerate(chain.from_iterable(looks)):
+            path = str(directory / annotations.file_name(i))
+            seen.turned += turned
             if fault:
-                faults.append(fault)
+                seen.faults.append(fault)
             else:
-                by_content.setdefault(digest, []).append(str(directory / annotations.file_name(i)))
+                seen.by_content.setdefault(digest, []).append(path)
+            if likeness is not None:
+                seen.likeness[path] = likeness
             progress(i + 1, len(annotations))
-    return faults, by_content, turned
+    return seen
 
 
-def _look_at(annotations: CocoAnnotations, directory: Path, i: int) -> tuple[str | None, bytes, bool]:
-    """What is wrong with picture i, the hash of its file, and whether it is stored turned."""
+def _look_at(
+    annotations: CocoAnnotations, directory: Path, i: int, like: Callable[[Image.Image], int] | None
+) -> tuple[str | None, bytes, bool, int | None]:
+    """What is wrong with picture i, the hash of its file, whether it is stored turned, and what it is like."""
     path = directory / annotations.file_name(i)
     annotated = (int(annotations.widths[i]), int(annotations.heights[i]))
     try:
-        size, turned = decode(path, annotations.upright).size, orientation(path) != 1
+        picture, turned = decode(path, annotations.upright), orientation(path) != 1
     except ImageError as error:
-        return str(error), b"", False
-    if size != annotated:
-        told = f"{path}: {size[0]}x{size[1]} pixels, but {annotated[0]}x{annotated[1]} in the annotations"
-        if size == annotated[::-1]:
+        return str(error), b"", False, None
+    if picture.size != annotated:
+        told = f"{path}: {picture.width}x{picture.height} pixels, but {annotated[0]}x{annotated[1]} in the annotations"
+        if picture.size == annotated[::-1]:
             told += " (width and height swapped)"
             told += f"; it has an EXIF orientation: {take_turned(annotations.upright)}" if turned else ""
-        return told, b"", False
+        return told, b"", False, None
     with open(path, "rb") as file:
-        return None, hashlib.blake2b(file.read(), digest_size=16).digest(), turned
+        digest = hashlib.blake2b(file.read(), digest_size=16).digest()
+    return None, digest, turned, like and like(picture)

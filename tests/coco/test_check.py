@@ -38,16 +38,19 @@ def test_a_whole_data_set_is_fit_for_training_and_its_figures_are_right(sample, 
     assert figures["unmatched"] == sum(entry["unmatched"] for entry in figures["classes"])
 
 
-def test_boxes_too_thin_for_any_default_box_are_counted_and_noted(data, tmp_path):
+def test_boxes_too_thin_for_any_default_box_are_counted_and_noted(data, tmp_path, capsys):
     def thin(content):
         for annotation in content["annotations"]:
             annotation["bbox"][3] = 2
 
-    edit(data / "annotations" / "instances_train2017.json", thin)
+    for split in ("train", "val"):
+        edit(data / "annotations" / f"instances_{split}2017.json", thin)
     code, report = run(data, tmp_path, "--fast")
     figures = report["figures"]["train"]
     assert code == 0 and figures["unmatched"] == figures["boxes"] - figures["dropped_boxes"] > 0
     assert any("have no default box above IoU 0.5" in note for note in report["notes"])
+    told = capsys.readouterr().out
+    assert "nothing would stop a run, but" in told.splitlines()[-2] and "fit for training" not in told
 
 
 def test_pictures_that_would_stop_training_are_named(data, tmp_path, capsys):

@@ -215,7 +215,7 @@ def test_the_check_and_training_want_a_tiffs_size_as_stored(data):
     def with_sides(width, height):
         row = {"file_name": f"{name}.tiff", "width": width, "height": height}
         edit(file, lambda content: [image.update(row) for image in content["images"] if image["id"] == 1])
-        faults, *_ = open_pictures(CocoAnnotations.load(file, cache=False), data / "val2017", lambda *_: None)
+        faults = open_pictures(CocoAnnotations.load(file, cache=False), data / "val2017", lambda *_: None).faults
         return faults
 
     edit(file, lambda content: content["images"].sort(key=lambda image: image["file_name"] != name))
