@@ -23,7 +23,7 @@ from prediction import video
 from prediction.detector import Detector
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
 from prediction.exported import engine_for, runs_in_bf16
-from prediction.files import ResultFiles
+from prediction.files import DEFAULT_FORMATS, OF_PICTURES, WRITERS, ResultFiles
 from prediction.inputs import Found, find_inputs
 from prediction.pipeline import Prediction
 
@@ -45,10 +45,11 @@ def predict(args: Sequence[str] | None = None) -> int:
     workers = max(1, flags.num_workers)
     try:
         with (
-            ResultFiles(flags.output, module.class_names, module.category_ids) as files,
+            ResultFiles(flags.output, module.class_names, module.category_ids, flags.format) as files,
             ThreadPoolExecutor(workers) as pool,
         ):
-            prediction = Prediction(detector, files, pool, workers, flags.batch_size, flags.output, flags.draw)
+            how = (workers, flags.batch_size, flags.output, flags.draw, flags.save_crops, flags.every)
+            prediction = Prediction(detector, files, pool, *how)
             prediction.predict(found)
     except OSError as error:  # of the tables; inputs and drawn files are caught one by one
         raise MisconfigurationException(f"--output {flags.output}: cannot write there ({error})") from None
@@ -78,6 +79,10 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         help="only these, by name or category id (name:A, id:3)",
     )
     add("--draw", choices=("true", "false"), default="true", help="false writes the tables alone (default: true)")
+    formats = f"tables and labels to write, of {', '.join(WRITERS)} (default: {','.join(DEFAULT_FORMATS)})"
+    add("--format", type=lambda text: text.split(","), default=[*DEFAULT_FORMATS], metavar="A,B", help=formats)
+    add("--save_crops", action="store_true", help="also save what is in each box as a picture, by class")
+    add("--every", type=int, default=1, metavar="N", help="of videos and streams each N-th frame only (default: 1)")
     add("--accelerator", default="auto", help="cpu, cuda, mlu, or auto: the best there is (default)")
     add("--devices", default="1", metavar="N", help="one device: 1, or an ordinal with a comma: 2,")
     add("--precision", choices=PRECISIONS, help="default: 32-true; auto: bf16-mixed where the device has it")
@@ -105,6 +110,10 @@ def _check(flags: argparse.Namespace) -> Found:
         raise MisconfigurationException(
             f"--batch_size {flags.batch_size} --num_workers {flags.num_workers}: expected at least 1 and 0"
         )
+    if unknown := [name for name in flags.format if name not in WRITERS]:
+        raise MisconfigurationException(f"--format {','.join(unknown)}: expected some of {', '.join(WRITERS)}")
+    if flags.every < 1:
+        raise MisconfigurationException(f"--every {flags.every}: expected at least 1, which is each frame")
     if flags.output.exists() and not flags.output.is_dir():
         raise MisconfigurationException(f"--output {flags.output}: expected a directory, but this is a file")
     asked = {name: getattr(flags, name) for name in ("accelerator", "devices", "precision")}
@@ -114,6 +123,15 @@ def _check(flags: argparse.Namespace) -> Found:
         runs_in_bf16(flags.ckpt_path, flags.accelerator, asked["precision"], is_auto, flags.engine)
     device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
     found = find_inputs(flags.inputs, flags.output)
-    if any(each.is_video for each in found.inputs):
+    if videos := [each.path for each in found.inputs if each.is_video]:
+        _check_formats(flags.format, str(videos[0]))
         video.require()
     return found
+
+
+def _check_formats(formats: Sequence[str], of: str) -> None:
+    """Raises MisconfigurationException for labels of what has no picture to lie beside."""
+    if labels := [name for name in formats if name in OF_PICTURES]:
+        raise MisconfigurationException(
+            f"--format {','.join(labels)}: labels lie beside pictures, and {of} is none; take coco, csv or jsonl"
+        )

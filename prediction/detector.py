@@ -50,6 +50,22 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections` (trackers, zones, annotators): class_id is the label less 1, the place of the
+        class in the checkpoint; class_name and category_id are in `data`.
+
+        Raises:
+            ImportError: that package is not here.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError(f"to_supervision: {error}; pip install supervision", name=error.name) from None
+        more = {"class_name": np.array(self.class_names, str), "category_id": np.array(self.category_ids, np.int64)}
+        return supervision.Detections(
+            xyxy=self.boxes.reshape(-1, 4), confidence=self.scores, class_id=self.labels - 1, data=more
+        )
+
 
 class Detector:
     """Detects objects in pictures, on any device, exactly as `trainer.predict` does.

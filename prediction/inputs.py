@@ -12,21 +12,25 @@ from pathlib import Path
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prediction import video
-from prediction.files import TABLES
+from prediction.files import FOLDERS, TABLES
+from prediction.label_files import LABELS
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 )
+ENDING = f".{'x' * 30}"  # room for those of further files: frame, number, suffix
 LONGEST = 255  # bytes of a file's name, on every common file system
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file to predict on, and what the drawn one is called below the output directory."""
+    """A file to predict on, what the drawn one is called below the output directory, and what further files of it are
+    called in their folders, but for their endings."""
 
     path: Path
     drawn: str
+    stem: str = ""
 
     @property
     def is_video(self) -> bool:
@@ -68,7 +72,9 @@ def find_inputs(patterns: Sequence[str], output: Path) -> Found:
         named = {**own, **named}
     files = sorted(named.values(), key=lambda row: (_is_video(row[0]), str(row[0])))
     names = _distinct([_drawn_name(path, name) for path, name in files])
-    found.inputs = [Input(path, name) for (path, _), name in zip(files, names, strict=True)]
+    flat = [os.path.splitext(name)[0].replace(os.sep, "_") + ENDING for name in names]
+    stems = (name.removesuffix(ENDING) for name in _distinct(flat))
+    found.inputs = [Input(path, *own) for (path, _), *own in zip(files, names, stems, strict=True)]
     _check_targets(found.inputs, output)
     return found
 
@@ -77,12 +83,19 @@ def _check_targets(inputs: Sequence[Input], output: Path) -> None:
     """No input is where something will be written, by whatever name, and everything stays in the output directory."""
     places = {place: each.path for each in inputs for place in _places(each.path)}
     home = os.path.realpath(output)
-    for folder in {os.path.dirname(each.drawn) for each in inputs}:
+    below = {os.path.dirname(each.drawn) for each in inputs}
+    for folder in (*below, *FOLDERS, *LABELS):
         real = os.path.realpath(os.path.join(home, folder))
         if os.path.commonpath([home, real]) != home:
             raise MisconfigurationException(
                 f"--output {output}: {os.path.join(output, folder)} is a link to {real}, out of that directory; remove "
                 "it, or name another directory"
+            )
+    own = [os.path.join(home, folder) for folder in FOLDERS]
+    for parent in {each.path.parent for each in inputs}:
+        if any(os.path.commonpath([folder, os.path.realpath(parent)]) == folder for folder in own):
+            raise MisconfigurationException(
+                f"--output {output}: inputs in {parent} lie where labels and crops are written; name another directory"
             )
     for target in (*TABLES, *(each.drawn for each in inputs)):
         overwritten = next((places[each] for each in _places(output / target) if each in places), None)
@@ -181,7 +194,7 @@ def _drawn_name(path: Path, name: str) -> str:
     """JPEG stays JPEG, videos become MP4, everything else PNG. Never above the output directory, nor a table's name."""
     suffix = ".mp4" if _is_video(path) else path.suffix if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
     first, *parts = [part for part in Path(name).parts if part != ".."]
-    drawn = Path(f"{first}_" if _likeness(first) in TABLES and parts else first, *parts)
+    drawn = Path(f"{first}_" if _likeness(first) in (*TABLES, *FOLDERS) and parts else first, *parts)
     return str(drawn.with_name(os.path.splitext(drawn.name)[0] + suffix))
 
 

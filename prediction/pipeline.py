@@ -1,5 +1,6 @@
 """What a prediction does with its inputs: threads decode, draw and write while the detector works; what went wrong."""
 
+import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,20 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from coco.decoding import ImageError, decode_upright
 from coco.lettering import drawable_names
-from coco.whole_files import replacing
 from evaluation.drawing import draw_detections
 from prediction import video
 from prediction.detector import Detector, batches, prepare
-from prediction.files import ResultFiles
+from prediction.files import CROPS, ResultFiles
 from prediction.inputs import Found, Input
+from prediction.pictures import save_crops, save_picture
 
 NAMED = 3  # files that the last line names
-JPEG_SIDE = 65_500  # px, libjpeg's limit
 UNREAD, BROKE_OFF, UNDRAWN = "could not be read", "broke off", "could not be drawn"
 
 
@@ -44,7 +43,8 @@ class Prediction:
     """One run: threads open, shrink, draw and save a few pictures ahead of and behind the detector.
 
     Args:
-        workers: threads of the pool. output: directory of the drawn files, unless `draw` is false.
+        workers: threads of the pool. output: directory of the drawn files, unless `draw` is false. crops: whether each
+            box is saved as a picture of its own. every: of videos only each so-many-th frame.
 
     Attributes:
         problems: input -> `UNREAD`, `BROKE_OFF` or `UNDRAWN`; none of them ends the run.
@@ -60,9 +60,12 @@ class Prediction:
         batch_size: int,
         output: Path,
         draw: bool,
+        crops: bool = False,
+        every: int = 1,
     ) -> None:
         self.detector, self.files, self.pool, self.workers = detector, files, pool, workers
         self.batch_size, self.output, self.draw = batch_size, output, draw
+        self.crops, self.every = crops, every
         module = detector.module
         self.names = drawable_names(tuple(module.class_names), tuple(module.category_ids)) if draw else ()
         self.problems: dict[Path, str] = {}
@@ -104,7 +107,8 @@ class Prediction:
                 self._report(path, UNDRAWN, f"{path}: {UNDRAWN} ({shot.undrawn})")
             if shot.more_frames:
                 self.first_only.append(path)
-            self.files.add(path.as_posix(), shot.found, shot.source.drawn if self.draw and not shot.undrawn else None)
+            drawn = shot.source.drawn if self.draw and not shot.undrawn else None
+            self.files.add(path.as_posix(), shot.found, drawn, stem=shot.source.stem)
 
     def _predict_video(self, source: Input) -> None:
         try:
@@ -112,17 +116,19 @@ class Prediction:
         except video.VideoError as error:
             return self._report(source.path, UNREAD, str(error))
         with reader:
-            frames = (_Shot(source, i, time, picture) for i, (time, picture) in enumerate(reader))
+            read = itertools.islice(enumerate(reader), 0, None, self.every)
+            frames = (_Shot(source, i, time, picture) for i, (time, picture) in read)
             shots = self._detected(in_order(self.pool, _shrink, frames, self.batch_size))
             drawn = in_order(self.pool, self._draw, shots, self.workers)
-            self._write_video(tqdm(drawn, total=reader.length, unit="frame", desc=source.path.name), reader, source)
+            total = reader.length and -(-reader.length // self.every)
+            self._write_video(tqdm(drawn, total=total, unit="frame", desc=source.path.name), reader, source)
             if reader.error:
                 self._report(source.path, BROKE_OFF if reader.count else UNREAD, reader.error)
 
     def _open(self, shot: _Shot) -> _Shot:
         try:
             shot.picture, shot.more_frames = decode_upright(shot.source.path)
-            return _shrink(shot, keep=self.draw)
+            return _shrink(shot, keep=self.draw or self.crops)
         except ImageError as error:
             shot.error = str(error)
         except Exception as error:  # whatever else a decoder makes of a broken file must not end the run
@@ -138,14 +144,19 @@ class Prediction:
 
     def _draw(self, shot: _Shot) -> _Shot:
         found = shot.found
+        if self.crops:
+            number = "" if shot.frame is None else f"_{shot.frame:06d}"
+            save_crops(shot.picture, found, self.output / CROPS, f"{shot.source.stem}{number}")
         if self.draw:
             shot.picture = draw_detections(shot.picture, found.boxes, found.labels, found.scores, self.names)
         return shot
 
     def _save(self, shot: _Shot) -> _Shot:
-        if self.draw and shot.error is None:
+        if (self.draw or self.crops) and shot.error is None:
             try:
-                _save_picture(self._draw(shot).picture, self.output / shot.source.drawn)
+                self._draw(shot)
+                if self.draw:
+                    save_picture(shot.picture, self.output / shot.source.drawn)
             except Exception as error:  # the disk's, the encoder's, the memory's: the tables go on
                 shot.undrawn = str(getattr(error, "strerror", None) or error or type(error).__name__)
         shot.picture = None
@@ -196,18 +207,6 @@ def _shrink(shot: _Shot, keep: bool = True) -> _Shot:
     shot.sample = prepare(shot.picture)
     shot.picture = shot.picture if keep else None
     return shot
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    """Beside the target, then renamed: never half a picture, and never written through a link."""
-    is_png = path.suffix.lower() == ".png"
-    if not is_png and max(picture.size) > JPEG_SIDE:
-        raise ValueError(f"{picture.width}x{picture.height} pixels, and JPEG holds {JPEG_SIDE} a side")
-    how: dict[str, Any] = (
-        {"format": "PNG", "compress_level": 3} if is_png else {"format": "JPEG", "quality": 92, "subsampling": 0}
-    )
-    with replacing(path, durable=False) as file:
-        picture.save(file, **how)
 
 
 def _some(paths: Sequence[Path], where: str = ", see above") -> str:

@@ -64,7 +64,7 @@ class VideoReader:
                 options = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
                 self._container = opened.enter_context(av.open(file, options=options, io_open=_refuse))
             except (av.error.FFmpegError, OSError, ValueError) as error:
-                raise VideoError(f"{path}: cannot be opened as a video ({_reason(error)})") from None
+                raise VideoError(f"{path}: cannot be opened as a video ({reason(error)})") from None
             if not self._container.streams.video:
                 raise VideoError(f"{path}: there is no video stream in it")
             self._open = opened.pop_all()
@@ -103,11 +103,11 @@ class VideoReader:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt:
                     raise ValueError("a packet is cut off")
-                yield from ((frame, _upright(frame)) for frame in packet.decode())
+                yield from ((frame, upright(frame)) for frame in packet.decode())
         except Exception as error:  # whatever a broken file, or a frame too large for the memory, leads to
-            self._broken = _reason(error)
+            self._broken = reason(error)
             with contextlib.suppress(Exception):
-                yield from ((frame, _upright(frame)) for frame in self._stream.decode(None))
+                yield from ((frame, upright(frame)) for frame in self._stream.decode(None))
 
     def _seconds(self) -> Fraction | None:
         """The stated length."""
@@ -180,7 +180,7 @@ class VideoWriter:
         try:
             yield
         except Exception as error:  # FFmpeg's and the disk's
-            raise VideoError(f"{self.path}: cannot be written ({_reason(error)})") from None
+            raise VideoError(f"{self.path}: cannot be written ({reason(error)})") from None
 
 
 def _refuse(url: str, *_: Any, **__: Any) -> Any:
@@ -188,11 +188,11 @@ def _refuse(url: str, *_: Any, **__: Any) -> Any:
     raise PermissionError(f"{url}: no other file is opened")
 
 
-def _upright(frame: Any) -> Image.Image:
+def upright(frame: Any) -> Image.Image:
     turn = _TURN.get(frame.rotation % 360)
     picture = frame.to_image()
     return picture if turn is None else picture.transpose(turn)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)

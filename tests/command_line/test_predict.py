@@ -13,6 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from coco.foreign.formats import read
 from command_line.predict import predict
 from evaluation.drawing import draw_detections
 from prediction import Detector, pipeline
@@ -91,6 +92,25 @@ def test_classes_and_tables_alone(folder, arguments, tmp_path, capsys):
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("predicted 2 files, ")
 
 
+def test_labels_and_crops_of_pictures_are_what_the_tables_have(folder, arguments, tmp_path):
+    flags = ["--format", "coco,yolo", "--save_crops", "--draw", "false", "--score_threshold", "0.6"]
+    assert predict(arguments(folder / "a", folder / "b", folder / "c.jpg", *flags)) == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {"detections.json", "images.json", "yolo", "crops"}
+    (part,), names = read(out / "yolo", "yolo")
+    assert names == ["disc", "square", "triangle", "cross"]
+    assert sorted(path.name for path, *_ in part.images) == ["c.jpg", "x.jpg", "x_2.jpg"], "two of one name"
+    results = json.loads((out / "detections.json").read_text())
+    assert sum(map(len, part.boxes)) == len(results) > 3
+    crops = list((out / "crops").rglob("*.jpg"))
+    assert len(crops) == len(results)
+    widest = max(results, key=lambda each: each["bbox"][2])
+    with Image.open(max(crops, key=lambda path: Image.open(path).width)) as crop:
+        assert abs(crop.width - widest["bbox"][2]) <= 2 + widest["bbox"][2] / 4, "cut at the picture's border"
+    with pytest.raises(MisconfigurationException, match="lie where labels and crops are written"):
+        predict(arguments(crops[0]))
+
+
 def test_a_rotated_photo_comes_out_upright_with_boxes_in_its_upright_pixels(folder, arguments, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -125,6 +145,21 @@ def test_a_video_gives_a_video_of_as_many_frames_and_a_table_by_frame(folder, ar
     assert capsys.readouterr().out.strip().endswith(f"1 could not be read: {tmp_path / 'broken.mp4'}")
 
 
+def test_of_a_video_each_so_many_th_frame_is_taken_at_its_own_time(arguments, tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    with VideoWriter(tmp_path / "clip.mp4", (64, 48), Fraction(10), Fraction(1, 10)) as clip:
+        for i in range(7):
+            clip.write(i, Image.effect_noise((64, 48), 90).convert("RGB"))
+    flags = ["--every", "3", "--save_crops", "--format", "jsonl", "--score_threshold", "0.9", "--classes", "40"]
+    assert predict(arguments(tmp_path / "clip.mp4", *flags)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 3, 6]
+    with VideoReader(tmp_path / "out" / "clip.mp4") as drawn:
+        assert [time * drawn.time_base for time, _ in drawn] == [0, Fraction(3, 10), Fraction(6, 10)]
+    crops = {path.name[:11] for path in (tmp_path / "out" / "crops" / "40_cross").iterdir()}
+    assert crops == {f"clip_{line['frame']:06d}" for line in lines if line["detections"]}
+
+
 def test_a_video_that_breaks_off_keeps_its_frames_so_far(arguments, tmp_path, capsys):
     av = pytest.importorskip("av", reason="PyAV is not installed")
     with av.open(str(tmp_path / "clip.avi"), "w") as container:
@@ -151,9 +186,16 @@ def test_a_video_that_breaks_off_keeps_its_frames_so_far(arguments, tmp_path, ca
         (["none/*.jpg"], r"none/\*\.jpg: no picture or video"),
         (["--devices", "2"], "one device"),
         (["--output", str(PROJECT / "README.md")], "expected a directory"),
+        (["--format", "coco,xml"], "--format xml: expected some of coco, csv, jsonl, yolo, voc"),
+        (["--every", "0"], "--every 0: expected at least 1"),
+        (["clip.mp4", "--format", "yolo"], r"--format yolo: labels lie beside pictures, and clip\.mp4 is none"),
     ],
 )
-def test_bad_arguments_are_errors_that_name_them_and_nothing_is_written(folder, arguments, tmp_path, flags, message):
+def test_bad_arguments_are_errors_that_name_them_and_nothing_is_written(
+    folder, arguments, tmp_path, monkeypatch, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").touch()
     with pytest.raises(MisconfigurationException, match=message):
         predict([*arguments(folder), *flags])
     assert not (tmp_path / "out").exists()

@@ -1,3 +1,6 @@
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -84,6 +87,24 @@ def test_classes_are_chosen_by_name_or_category_id(random_detector, detector, pa
     expected = np.isin(all_of_them.labels, (1, 3))
     assert 0 < expected.sum() < len(all_of_them)
     assert np.array_equal(some.boxes, all_of_them.boxes[expected]) and set(some.category_ids) <= {2, 7}
+
+
+@pytest.mark.extras
+def test_detections_go_on_in_supervision(detector, paths):
+    pytest.importorskip("supervision", reason="is not installed")
+    (found,) = detector(paths[0])
+    theirs = found.to_supervision()
+    assert np.array_equal(theirs.xyxy, found.boxes) and np.array_equal(theirs.confidence, found.scores)
+    assert [detector.module.class_names[i] for i in theirs.class_id] == list(found.class_names)
+    assert theirs["class_name"].tolist() == list(found.class_names)
+    parts = ("boxes", "scores", "labels", "class_names", "category_ids")
+    assert len(replace(found, **{part: getattr(found, part)[:0] for part in parts}).to_supervision()) == 0
+
+
+def test_without_supervision_the_message_says_what_to_install(detector, paths, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        detector(paths[0])[0].to_supervision()
 
 
 def test_an_unknown_class_is_an_error_that_lists_those_there_are(random_detector):

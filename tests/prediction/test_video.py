@@ -144,6 +144,6 @@ def test_a_video_that_breaks_in_its_first_frame_is_told(tmp_path, monkeypatch):
     def fail(frame):
         raise MemoryError("too large")
 
-    monkeypatch.setattr("prediction.video._upright", fail)
+    monkeypatch.setattr("prediction.video.upright", fail)
     with VideoReader(path) as video:
         assert list(video) == [] and "too large" in video.error
