@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -30,7 +30,8 @@ from training.csv_log import CSVLog, table_directory
 from training.finetune import check_backbone
 from training.last_checkpoint import LastCheckpoint
 from training.loader_watch import LoaderWatch
-from training.losses import GradientNorm, LossMonitor, SkipNonFiniteSteps
+from training.loggers import check_log_to, further_loggers
+from training.losses import GradientNorm, LearningRate, LossMonitor, SkipNonFiniteSteps
 from training.pictures import ClassPrecision, TensorBoardPictures, TrainBatch
 from training.progress import RunProgress
 from training.random_states import RandomStates
@@ -91,6 +92,8 @@ class FitCLI(ScriptCLI):
         add("--best_by", type=str, default="mAP", help=best)
         compiled = "Compile what a training step computes; true, or the name of a backend of torch.compile."
         add("--compile_training", type=bool | str, default=False, help=compiled)
+        loggers = "Log to these too: dllogger, mlflow or wandb, one or a list (docs/loggers.md)."
+        add("--log_to", type=str | list[str], default=[], help=loggers)
         # The published recipe's epochs; and the first lines say what there is to say of the model.
         parser.set_defaults({"trainer.max_epochs": 65, "trainer.enable_model_summary": False})
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -145,6 +148,8 @@ class FitCLI(ScriptCLI):
                 f"--best_by {self.config.best_by}: expected one of {', '.join(BEST_BY)}. By other logged numbers: "
                 "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor NAME"
             )
+        self.config.log_to = listed(self.config.log_to)
+        check_log_to(self.config.log_to)
         if self.trains:
             check_training_precision(self.config.trainer.precision)
             can_be_one = self.config.trainer.sync_batchnorm or "norm" in self.config.model.freeze
@@ -166,8 +171,6 @@ class FitCLI(ScriptCLI):
         callbacks = [*first, *listed(trainer["callbacks"]), *self.more_callbacks, *_watchers(self.config)]
         if self.compiler:
             callbacks.append(CompileTraining(self.compiler))
-        if trainer["logger"] is not False:
-            callbacks.append(LearningRateMonitor(logging_interval="step"))
         if trainer["enable_checkpointing"] is not False:
             directory = self.run_dir / "checkpoints"
             callbacks += run_checkpoints(directory, self.config.keep_epochs, self.config.best_by)
@@ -175,12 +178,15 @@ class FitCLI(ScriptCLI):
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(RunProgress())
         trainer["callbacks"] = callbacks
-        if trainer["logger"] is None:
+        if trainer["logger"] in (None, True):
             trainer["logger"] = [
-                TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version=""),
+                TensorBoardLogger(self.run_dir / "logs", name="tensorboard", version="", default_hp_metric=False),
                 CSVLog(table_directory(self.run_dir / "logs" / "csv")),
                 *self.more_loggers,
             ]
+        if self.config.log_to and not self.is_trial:
+            further = further_loggers(self.config.log_to, self.run_dir)
+            trainer["logger"] = [*listed(trainer["logger"] or None), *further]
         trainer["default_root_dir"] = None if self.is_trial else str(self.run_dir)
         plugins = listed(trainer["plugins"])
         own = [] if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [DurableCheckpointIO()]
@@ -247,7 +253,8 @@ def _watchers(config: Any) -> list[pl.Callback]:
     losses = LossMonitor()
     return [
         losses,
-        GradientNorm(),  # before the next, which drops gradients
+        GradientNorm(),  # before the next but one, which drops gradients
+        LearningRate(),
         *([SkipNonFiniteSteps(losses, config.max_skipped_steps)] if config.max_skipped_steps else []),
         Throughput(),
         EpochTime(),

@@ -69,7 +69,7 @@ class DetectingModule(pl.LightningModule):
         if not self.trainer.sanity_checking:
             stage = "test" if self.trainer.testing else "val"
             self.log_dict({f"{stage}/{name}": value for name, value in numbers.items()}, prog_bar=False)
-            self.log("mAP", numbers["mAP"], prog_bar=True)
+            self.log("mAP", numbers["mAP"], logger=False)  # for checkpoints and early stopping
 
     # `trainer.test` evaluates as `trainer.validate` does: COCO's test split has no annotations.
     on_test_epoch_start = on_validation_epoch_start

@@ -1,4 +1,4 @@
-"""What training watches beside Lightning's own callbacks: losses, gradients, throughput, random state, AP by class."""
+"""What training watches beside Lightning's own callbacks: losses, gradients, the learning rate."""
 
 from typing import Any
 
@@ -157,6 +157,17 @@ class GradientNorm(pl.Callback):
         every = trainer.log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
             pl_module.log("train/gradient_norm", gradient_norm(pl_module), batch_size=1)
+
+
+class LearningRate(pl.Callback):
+    """Logs the rate of a step, `train/learning_rate`, in the steps that are logged: that of the optimiser's first
+    group, as the recipe's two have the same. (Lightning's LearningRateMonitor shows each group by itself.)"""
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        # A tensor on the host: a number would be sent to the device, and read back in every step.
+        pl_module.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]), batch_size=1)
 
 
 def _not_finite(step: int, parts: dict[str, Tensor], image_ids: Any) -> str:

@@ -1,11 +1,7 @@
-"""The log in the format of NVIDIA's dllogger, and loggers chosen by configuration."""
+"""The log in the format of NVIDIA's dllogger."""
 
 import json
 
-import pytest
-from pytorch_lightning.loggers import CSVLogger
-
-from command_line.fit_cli import FitCLI
 from training.dllogger import DLLogger
 
 
@@ -20,7 +16,7 @@ def written(path, **arguments):
     logger = DLLogger(path, **arguments)
     logger.log_hyperparams({"backbone": "resnet18"})
     logger.log_metrics({"train/loss_step": 7.5, "train/localisation": 2.0, "epoch": 3}, step=19)
-    logger.log_metrics({"lr-SGD/pg1": 0.1}, step=19)
+    logger.log_metrics({"train/learning_rate": 0.1}, step=19)
     logger.log_metrics({"val/mAP": 0.25, "val/AR_1": 0.5, "val/loss": 7.0, "mAP": 0.25, "epoch": 3}, step=39)
     logger.log_metrics({"train/loss_epoch": 7.0, "train/epoch_seconds": 12.5, "epoch": 3}, step=39)
     logger.finalize("success")
@@ -52,26 +48,3 @@ def test_a_run_that_goes_on_appends_and_a_new_one_begins_anew(tmp_path):
 def test_an_unused_logger_writes_no_file(tmp_path):
     DLLogger(tmp_path / "log.json").finalize("success")
     assert not (tmp_path / "log.json").exists()
-
-
-@pytest.mark.parametrize("form", ["config", "flags"])
-def test_any_lightning_logger_is_chosen_by_configuration(sample, tmp_path, monkeypatch, form):
-    (tmp_path / "loggers.yaml").write_text(f"""
-trainer:
-  logger:
-    - class_path: pytorch_lightning.loggers.CSVLogger
-      init_args: {{save_dir: {tmp_path}}}
-    - class_path: training.dllogger.DLLogger
-      init_args: {{path: {tmp_path}/log.json}}
-""")
-    choice = {
-        "config": ["--config", str(tmp_path / "loggers.yaml")],
-        "flags": [
-            *("--trainer.logger+", "CSVLogger", f"--trainer.logger.save_dir={tmp_path}"),
-            *("--trainer.logger+", "training.dllogger.DLLogger", f"--trainer.logger.path={tmp_path}/log.json"),
-        ],
-    }[form]
-    more = ["--data_root", str(sample), "--model.backbone", "thin", "--accelerator", "cpu"]
-    cli = FitCLI([*choice, *more, "--run_dir", str(tmp_path / "run")])
-    assert [type(logger) for logger in cli.trainer.loggers] == [CSVLogger, DLLogger]
-    assert cli.trainer.loggers[1].path == tmp_path / "log.json"

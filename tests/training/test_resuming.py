@@ -17,7 +17,10 @@ from coco.sampler import TrainingSampler
 from command_line.fit import train
 from training.resuming import Geometry, Position, translate
 
-EXACT_COLUMNS = ("train/loss_step", "train/loss_epoch", "train/gradient_norm", "lr-SGD/pg1", "val/mAP", "val/AR_100")
+EXACT_COLUMNS = (
+    *("train/loss_step", "train/loss_epoch", "train/gradient_norm", "train/learning_rate"),
+    *("val/mAP", "val/AR_100"),
+)
 
 
 class KeepEverySave(pl.Callback):
