@@ -97,7 +97,7 @@ FLAGS = (
     ),
     Flag(("--no-cuda", "--no-mlu"), "--accelerator cpu", _SWITCH),
     Flag(("--log-interval",), "--trainer.log_every_n_steps", _number(int, 20)),
-    Flag(("--json-summary",), "--trainer.logger training.dllogger.DLLogger"),
+    Flag(("--json-summary",), "--log_to dllogger"),
     Flag(("--benchmark-iterations",), "only in the benchmark modes", _number(int, 20)),
     Flag(("--benchmark-warmup",), "only in the benchmark modes", _number(int, 20)),
     Flag(("--iterations",), "--trainer.limit_train_batches; the whole epoch by default", _number(int, -1)),
