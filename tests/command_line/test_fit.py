@@ -180,7 +180,7 @@ def test_validate_and_predict_work_from_python(trained, sample):
     module.hparams.score_threshold = 0.01
     data = COCODataModule(str(sample), batch_size=4, num_workers=0)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    assert "mAP" in trainer.validate(module, data, verbose=False)[0]
+    assert "val/mAP" in trainer.validate(module, data, verbose=False)[0]
     predictions = [image for batch in trainer.predict(module, data) for image in batch]
     assert sorted(p["image_id"] for p in predictions) == sorted(data.val_annotations.image_ids.tolist())
 
