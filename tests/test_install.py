@@ -96,6 +96,15 @@ def test_an_installed_package_with_a_doors_name_is_not_shadowed(installed, tmp_p
     assert places.index(sysconfig.get_path("purelib")) < places.index(str(PROJECT)), "site-packages are looked in first"
 
 
+def test_an_installed_project_has_every_package():
+    tomllib = pytest.importorskip("tomllib", reason="in Python from 3.11 on")
+    listed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
+    assert set(listed) - {"configs", "configs.hardware"} == {
+        ".".join(folder.relative_to(PROJECT).parts) for folder in folders
+    }
+
+
 def locked() -> dict[str, list[str]]:
     """Name -> the blocks of requirements.lock that pin it: one, or one for each range of Pythons or systems."""
     blocks: dict[str, list[str]] = {}
