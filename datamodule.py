@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -61,7 +61,8 @@ class COCODataModule(pl.LightningDataModule):
             are and what to take of them (`coco.data_file`). Settings below that are given go before the file's.
         train_images, val_images: image directories below data_root.
         train_annotations, val_annotations: annotation files below data_root.
-        batch_size: images per device and step. val_batch_size: the same for evaluation; batch_size by default.
+        batch_size: images per device and step; the command line replaces `auto` by the largest that fits.
+        val_batch_size: the same for evaluation; batch_size by default.
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
         train_backgrounds: train on pictures without any annotation too; the recipe leaves them out, and so does False.
@@ -98,7 +99,7 @@ class COCODataModule(pl.LightningDataModule):
         val_images: str = "val2017",
         train_annotations: str = "annotations/instances_train2017.json",
         val_annotations: str = "annotations/instances_val2017.json",
-        batch_size: int = 32,
+        batch_size: int | Literal["auto"] = 32,
         val_batch_size: int | None = None,
         val_limit: int | None = None,
         num_workers: int | None = None,
@@ -129,8 +130,8 @@ class COCODataModule(pl.LightningDataModule):
         self._splits = splits_of(locals())
         self.selection = self._splits.selection
         self.normalise = normalise  # or the same compiled (training/compiled.py)
-        self.batch_size = batch_size
-        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.batch_size = int(batch_size)
+        self.val_batch_size = self.batch_size if val_batch_size is None else val_batch_size
         self.val_limit = val_limit
         self.num_workers = default_workers() if num_workers is None else num_workers
         self.seed = seed

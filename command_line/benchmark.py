@@ -2,21 +2,22 @@
 
 ssd300 benchmark --mode training --accelerator mlu --devices 8 --batch_size 64 --precision auto --data_root data/coco
 ssd300 benchmark --mode inference --batch_size 8 --json inference.json    # of the built-in sample's pictures
+ssd300 benchmark --accelerator mlu --find_batch --profile trace.json      # the largest batch; where the time goes
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.whole_files import write_text
@@ -26,53 +27,14 @@ from ssd_module import load_module
 from training.compiled import CompileTraining
 from training.ranges import Range, out_of_range
 from training.run_record import device_name
+from training.step_cost import computing_dtype, matrix_product_rate, network_flops
+from training.step_rate import Rate, StepProfile
 
 RANGES = {"warmup": Range(0, whole=True), "iterations": Range(1, whole=True)}
-SAMPLE_IMAGES = 64  # written where no data are given
-
-
-class Rate(pl.Callback):
-    """Images per second of single steps over all devices, after `warmup` of them, with the wait for their data."""
-
-    def __init__(self, warmup: int, iterations: int) -> None:
-        self.warmup, self.iterations = warmup, iterations
-        self.images: list[int] = []
-        self.seconds: list[float] = []
-        self._since: float | None = None
-
-    @property
-    def done(self) -> bool:
-        return len(self.seconds) >= self.warmup + self.iterations
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self._since = self._since or time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        device = trainer.strategy.root_device
-        if device.type != "cpu":
-            getattr(torch, device.type).synchronize(device)
-        now = time.perf_counter()
-        self.seconds.append(now - (self._since or now))
-        self.images.append(len(batch["images"]) * trainer.world_size)
-        self._since = now
-
-    on_validation_batch_start, on_validation_batch_end = on_train_batch_start, on_train_batch_end
-
-    def on_validation_start(self, *args: Any) -> None:
-        self._since = None
-
-    def figures(self) -> dict[str, float]:
-        measured = slice(self.warmup, self.warmup + self.iterations)
-        images, seconds = np.asarray(self.images[measured]), np.asarray(self.seconds[measured])
-        rates = images / seconds
-        return {
-            "avg_img/sec": float(images.sum() / seconds.sum()),
-            "med_img/sec": float(np.median(rates)),
-            "min_img/sec": float(rates.min()),
-            "max_img/sec": float(rates.max()),
-        }
+SAMPLE_IMAGES = 64  # written where no data are given; each under many names, so that batches are filled
+SAMPLE_ENTRIES = 2048
+PROFILED = 5  # steps
+FIRST_BATCH = 8  # that a search for the largest one tries
 
 
 class BenchmarkCLI(FitCLI):
@@ -80,9 +42,9 @@ class BenchmarkCLI(FitCLI):
 
     keeps = False
 
-    def __init__(self, args: Sequence[str], rate: Rate, trains: bool) -> None:
+    def __init__(self, args: Sequence[str], callbacks: Sequence[pl.Callback], trains: bool) -> None:
         self.trains = trains
-        super().__init__(args, [rate])
+        super().__init__(args, callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = {**self.config_init.trainer, "logger": False, "enable_checkpointing": False}
@@ -91,17 +53,20 @@ class BenchmarkCLI(FitCLI):
         return pl.Trainer(**{**trainer, **device_flags(trainer)})
 
 
-def measure(args: Sequence[str], rate: Rate, trains: bool, checkpoint: str | None = None) -> pl.Trainer:
+def measure(
+    args: Sequence[str], rate: Rate, trains: bool, checkpoint: str | None = None, profiled: StepProfile | None = None
+) -> pl.Trainer:
     """Takes the steps that `rate` counts, of training or of inference (validation: detection included), with the
-    arguments of train.py; returns their Trainer. Weights are those of the checkpoint, if any."""
-    steps = rate.warmup + rate.iterations
+    arguments of train.py, and then those of `profiled`; returns their Trainer. Weights are those of the checkpoint,
+    if any."""
+    steps = rate.warmup + rate.iterations + (profiled.steps if profiled else 0)
     limits = [f"--trainer.max_steps={steps}", f"--trainer.limit_val_batches={0 if trains else steps}"]
-    cli = BenchmarkCLI([*args, *limits], rate, trains)
+    cli = BenchmarkCLI([*args, *limits], [rate, *filter(None, [profiled])], trains)
     if checkpoint:
         cli.model.load_state_dict(load_module(checkpoint).state_dict())
     if trains:
         cli.trainer.fit(cli.model, cli.datamodule)
-    while not rate.done:
+    while len(rate.seconds) < steps:
         cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
     return cli.trainer
 
@@ -111,18 +76,44 @@ def main(args: Sequence[str] | None = None) -> None:
     own, more = _parser().parse_known_args(args)
     if told := out_of_range(vars(own), RANGES, "--"):
         raise MisconfigurationException(told)
-    rate = Rate(own.warmup, own.iterations)
+    trains = own.mode == "training"
     with tempfile.TemporaryDirectory() as folder:
         if not any(arg.partition("=")[0] in ("--data_root", "--data.data_root") for arg in more):
             _write_sample(folder)
             more = [*more, "--data_root", folder]
         flags = ["--max_epochs=-1", "--model.milestones=[]", "--trainer.enable_progress_bar=false", *more]
-        trainer = measure(flags, rate, own.mode == "training", own.checkpoint)
+        if own.search_into:
+            own.search_into.write_text(str(_search(flags, trains)))
+            return
+        if own.find_batch:
+            flags += ["--batch_size=auto"]
+        rate = Rate(own.warmup, own.iterations)
+        profiled = StepProfile(own.profile, own.warmup + own.iterations, PROFILED) if own.profile else None
+        trainer = measure(flags, rate, trains, own.checkpoint, profiled)
     if trainer.is_global_zero:
-        found = {"mode": own.mode, **_setting(trainer), **rate.figures()}
+        figures = rate.figures()
+        found = {"mode": own.mode, **_setting(trainer), **figures, **_of_the_device(trainer, figures["avg_img/sec"])}
         print(*(f"{name}: {_short(value)}" for name, value in found.items()), sep="\n")
+        if profiled:
+            print(f"\n{profiled.table}\n{profiled.steps} steps, all of them in {profiled.path}")
         if own.json:
             write_text(own.json, json.dumps(found, indent=1) + "\n", follow=True)
+
+
+def _search(flags: Sequence[str], trains: bool) -> int:
+    """The largest batch that Lightning's tuner gets through some steps."""
+    what = "batch_size" if trains else "val_batch_size"
+    limits = ["--trainer.limit_val_batches=0", "--trainer.limit_train_batches=1.0"] if trains else []
+    cli = BenchmarkCLI([*flags, *limits, f"--data.{what}={FIRST_BATCH}"], [], trains)
+    found = Tuner(cli.trainer).scale_batch_size(
+        cli.model,
+        datamodule=cli.datamodule,
+        method="fit" if trains else "validate",
+        mode="binsearch",
+        init_val=FIRST_BATCH,
+        batch_arg_name=what,
+    )
+    return found
 
 
 def _write_sample(folder: str) -> None:
@@ -130,6 +121,22 @@ def _write_sample(folder: str) -> None:
     count = str(SAMPLE_IMAGES)
     command = [sys.executable, "-m", "coco.sample", folder, "--train", count, "--val", count]
     subprocess.run(command, cwd=Path(__file__).parent.parent, check=True, stdout=subprocess.DEVNULL)
+    for path in Path(folder, "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        images, boxes = content["images"], content["annotations"]
+        next_image, next_box = (1 + max(entry["id"] for entry in entries) for entries in (images, boxes))
+        pictures = Path(folder, path.stem.removeprefix("instances_"))
+        for again in range(1, SAMPLE_ENTRIES // SAMPLE_IMAGES):
+            i, b = again * next_image, again * next_box
+            for image in images[:SAMPLE_IMAGES]:
+                images.append({**image, "id": image["id"] + i, "file_name": f"{again}_{image['file_name']}"})
+                os.link(pictures / image["file_name"], pictures / images[-1]["file_name"])
+            boxes += [
+                {**box, "id": box["id"] + b, "image_id": box["image_id"] + i}
+                for box in boxes
+                if box["image_id"] < next_image
+            ]
+        path.write_text(json.dumps(content))
 
 
 def _setting(trainer: pl.Trainer) -> dict[str, Any]:
@@ -150,8 +157,16 @@ def _setting(trainer: pl.Trainer) -> dict[str, Any]:
     return setting
 
 
+def _of_the_device(trainer: pl.Trainer, images_per_second: float) -> dict[str, float]:
+    """The arithmetic of the network's convolutions beside what the devices do of matrix products, measured now."""
+    hparams, trains = trainer.lightning_module.hparams, trainer.state.fn == "fit"
+    flops = images_per_second * network_flops(hparams.backbone, hparams.num_classes, trains)
+    rate = matrix_product_rate(trainer.strategy.root_device, computing_dtype(trainer.precision)) * trainer.world_size
+    return {"network_tflop/sec": flops / 1e12, "matrix_product_tflop/sec": rate / 1e12, "share": flops / rate}
+
+
 def _short(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return str(value) if not isinstance(value, float) else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,5 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=20, help="steps before those that count (default 20)")
     parser.add_argument("--iterations", type=int, default=20, help="steps that count (default 20)")
     parser.add_argument("--checkpoint", help="weights, ours or the published recipe's; random ones by default")
+    parser.add_argument("--find_batch", action="store_true", help="measure with the largest batch that fits a device")
+    parser.add_argument("--profile", type=Path, metavar="TRACE", help="profile 5 steps more: a table, and this trace")
+    parser.add_argument("--search_into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError, read_checkpoint, remove_unfinished
 from checkpoints.finding import resume_path
+from command_line.batch_search import automatic_batch
 from command_line.configs import write_config
 from command_line.shared import ScriptCLI, listed, without_flags
 from command_line.trainer_flags import check_trainer_flags
@@ -70,6 +71,7 @@ class FitCLI(ScriptCLI):
         self.more_callbacks, self.more_loggers = list(callbacks), list(loggers)
         args = sys.argv[1:] if args is None else args
         self.command = command or (sys.executable, "train.py", *args)
+        self.args = args
         super().__init__(SSDModule, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -103,6 +105,9 @@ class FitCLI(ScriptCLI):
 
     def before_instantiate_classes(self) -> None:
         """The checks, in the order a user can act on them: settings, device, data, checkpoint."""
+        self.batch_is_auto = self.config.data.batch_size == "auto"
+        if self.batch_is_auto:  # at least this; what it becomes is known after the checks
+            self.config.data.batch_size = 2
         self._check_settings()
         check_device(self.config.trainer)
         self.compiler = training_compiler(self.config.compile_training, self.config.trainer)
@@ -114,6 +119,8 @@ class FitCLI(ScriptCLI):
         self.ckpt_path = resume_path(self.config.ckpt_path, self.config.run_dir)
         if self.precision_is_auto and self.ckpt_path:
             self._keep_precision(self.ckpt_path)
+        if self.batch_is_auto:
+            self.config.data.batch_size = automatic_batch(self.config.trainer, self.args, self.ckpt_path, self.trains)
         if self.config.model.finetune_from and not self.ckpt_path:
             source = self.config.model.finetune_from
             check_backbone(source, load_module(source), self.config.model.backbone)

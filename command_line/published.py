@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from checkpoints.files import CheckpointError
-from command_line.benchmark import Rate, measure
+from command_line.benchmark import measure
 from command_line.evaluate import evaluate
 from command_line.fit import print_results, train
 from command_line.published_flags import as_typed, evaluate_arguments, parameters, parse, train_arguments
@@ -18,6 +18,7 @@ from command_line.shared import USER_ERRORS
 from ssd_module import load_module
 from training.dllogger import DLLogger
 from training.published_saving import SavePublished
+from training.step_rate import Rate
 
 
 def main(argv: Sequence[str] | None = None, command: Sequence[str] = ()) -> None:
