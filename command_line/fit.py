@@ -1,5 +1,6 @@
 """Fitting from the command line: parses, trains, says what came out."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError
+from coco.cores import usable_cores
 from command_line.fit_cli import FitCLI
 from command_line.shared import FULL_DISK, USER_ERRORS
 from command_line.streams import say
@@ -108,14 +110,31 @@ def _first_lines(cli: FitCLI) -> list[str]:
     accumulated = f" x {trainer.accumulate_grad_batches} accumulated" if trainer.accumulate_grad_batches > 1 else ""
     batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     rate = model.hparams.learning_rate * batch / REFERENCE_BATCH
+    shared = _shared_cores(root.type)
     weights = sum(parameter.numel() for parameter in model.model.parameters())
     return [
         f"device: {device}, {trainer.precision}{auto}, {torch.get_num_threads()} threads, "
         f"{data.num_workers} loader workers",
+        *([shared] if shared else []),
         f"data: {', '.join(images)}, {len(data.class_names)} classes",
         f"model: SSD300 with {model.hparams.backbone}, {weights / 1e6:.1f} M weights",
         f"batch: {devices}{data.batch_size}{accumulated}, {model.hparams.optimizer} at rate {rate:.3g}",
     ]
+
+
+def _shared_cores(device_type: str) -> str | None:
+    """What to do where other work has cores that this run's threads would have: all of them wait for the slowest one.
+
+    The number of threads is the user's to choose, since sums in other parts are other sums.
+    """
+    cores, threads = usable_cores(), torch.get_num_threads()
+    busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+    if device_type != "cpu" or busy < 1 or threads == 1 or threads + busy <= cores:
+        return None
+    return (
+        f"load: {busy} of {cores} cores had other work in the last minute; OMP_NUM_THREADS={max(1, cores - busy)} "
+        "leaves it theirs, and may be faster by far"
+    )
 
 
 def _fit(cli: FitCLI) -> None:

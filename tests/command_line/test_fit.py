@@ -185,6 +185,21 @@ def test_validate_and_predict_work_from_python(trained, sample):
     assert sorted(p["image_id"] for p in predictions) == sorted(data.val_annotations.image_ids.tolist())
 
 
+def test_cores_that_other_work_has_are_told_of_with_the_threads_that_are_left(monkeypatch):
+    from command_line import fit
+
+    monkeypatch.setattr(fit, "usable_cores", lambda: 4)
+    for load, threads, left in ((2.1, 4, "OMP_NUM_THREADS=2"), (9.0, 4, "OMP_NUM_THREADS=1")):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert left in fit._shared_cores("cpu")
+        assert fit._shared_cores("cuda") is None
+    for load, threads in ((0.3, 4), (2.0, 2), (3.0, 1)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert fit._shared_cores("cpu") is None
+
+
 KNOWN = "--trainer.callbacks+=tests.thin.Known"  # to a process of its own
 
 
