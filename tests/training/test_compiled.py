@@ -1,13 +1,18 @@
 """`--compile_training`, by a backend that compiles in no time: the graphs are inductor's, the kernels eager's."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.augment import normalise
 from ssd.loss import MultiBoxLoss, loss_of_boxes
+from tests.command_line.test_fit import KNOWN
+from tests.conftest import PROJECT
 from tests.ssd.test_matching import drawn_batch
-from tests.training.test_resuming import assert_goes_on_exactly, run, whole_state
+from tests.training.test_resuming import arguments, assert_goes_on_exactly, run, whole_state
 from training.compiled import compiled_loss, compiled_normalise
 
 EAGER = ("--compile_training", "aot_eager")
@@ -71,6 +76,43 @@ def test_a_compiled_run_goes_on_to_the_bit_and_its_checkpoints_are_any_others(sm
     assert_goes_on_exactly(small, tmp_path / "straight", tmp_path / "again", kept, *EAGER, average)
     names = torch.load(straight / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"].keys()
     assert torch.load(kept, weights_only=True)["state_dict"].keys() == names
+
+
+def test_nothing_compiled_waits_for_the_device():
+    """No operator whose result, or its shape, the host would have to read."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    waits, operators = [], []
+
+    def seen(graph, inputs):
+        for node in graph.graph.nodes:
+            if isinstance(node.target, torch._ops.OpOverload):
+                operators.append(node.target)
+                by_numbers = node.target is torch.ops.aten.index.Tensor and all(
+                    index is None or index.meta["val"].dtype == torch.int64 for index in node.args[1]
+                )
+                if reads & {*node.target.tags} and not by_numbers:  # a boolean index has the host count
+                    waits.append(node.target)
+        return make_boxed_func(graph.forward)
+
+    reads = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    backend, (boxes, labels) = aot_autograd(fw_compiler=seen), drawn_batch(10)
+    images, colour = torch.zeros(2, 3, 40, 40, dtype=torch.uint8), torch.rand(2, 3, 6)
+    compiled_normalise(backend)(images, colour)
+    loss = compiled_loss(backend)(MultiBoxLoss(), *outputs(2, 80), boxes[:2], labels[:2])
+    sum(loss).backward()
+    assert len(operators) > 50 and not waits
+
+
+@pytest.mark.slow
+def test_two_compiled_processes_train_what_two_others_do(small, tmp_path):
+    """DDP's reductions stand around the compiled network; sums are in another order."""
+    two = ("--devices", "2", "--strategy", "ddp")
+    for name, more in (("compiled", EAGER), ("plain", ())):
+        command = [sys.executable, "train.py", *arguments(small, tmp_path / name, *two, *more, KNOWN)]
+        subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    assert_close(whole_state(tmp_path / "compiled")["state_dict"], whole_state(tmp_path / "plain")["state_dict"])
 
 
 @pytest.mark.slow
