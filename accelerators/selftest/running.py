@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from .checks import FAILED, NOT_POSSIBLE, PASSED, Check, NotPossible, Result, Se
 
 MARK = "\x1e"  # begins a line of the child that is for the parent; all else is the log
 START_LIMIT = 300.0  # seconds, for imports
+# torch_mlu's words for an operator without a kernel, which a process says once of each.
+FALLS_BACK = re.compile(r"The operator '([^']+)' (?:is not currently supported|fails) on the \w+ backend and will fall")
 
 
 def run(setting: Setting, modules: Sequence[str], tell: Callable[[Result], None]) -> list[Result]:
@@ -60,7 +63,7 @@ def _child(setting: Setting, modules: Sequence[str], results: list[Result], tell
                 limits.append(checks[len(results)][1])
                 began, log = time.monotonic(), []
             else:
-                results.append(Result(**json.loads(content), log="".join(log)))
+                results.append(with_fallbacks(Result(**json.loads(content), log="".join(log))))
                 tell(results[-1])
         if not checks:
             sys.exit(f"the selftest did not start:\n{''.join(log)[-4000:]}")
@@ -76,6 +79,14 @@ def _child(setting: Setting, modules: Sequence[str], results: list[Result], tell
     finally:
         _end(child)
     return checks
+
+
+def with_fallbacks(result: Result) -> Result:
+    """The same, with the operators that its log says the CPU has computed in place of the device."""
+    if fell := sorted({*FALLS_BACK.findall(result.log)}):
+        result.figures["computed on the CPU"] = fell
+        result.words += f"; computed on the CPU: {', '.join(fell)}"
+    return result
 
 
 def _lines(stream: IO[str], limits: Sequence[float]) -> Iterator[str | None]:

@@ -55,10 +55,12 @@ def test_a_sound_device_passes_alone_and_with_others(tmp_path):
 
 @needs_standin
 def test_a_wrong_operator_is_named_and_a_deadly_one_takes_its_check_alone(tmp_path):
-    code, output = selftest(tmp_path, STANDIN_MLU_WRONG="log1p", STANDIN_MLU_DEADLY="embedding")
+    faults = {"STANDIN_MLU_WRONG": "log1p", "STANDIN_MLU_DEADLY": "embedding", "STANDIN_MLU_NO_KERNEL": "cumsum"}
+    code, output = selftest(tmp_path, **faults)
     assert code == 1, output
     lines = {match[2]: match[0] for match in re.finditer(r"^(failed|passed|not).* s  (.+?):.*$", output, re.MULTILINE)}
     assert lines["operators"].startswith("failed") and "aten::log1p in float32 is off by 0.01" in lines["operators"]
+    assert lines["operators"].endswith("computed on the CPU: aten::cumsum")
     assert "SIGABRT" in lines["operators of a network"]
     assert lines["memory"].startswith("passed") and "needs --devices 2" in lines["several devices, one lost"]
 

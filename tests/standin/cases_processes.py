@@ -160,36 +160,74 @@ print(torch.mlu.device_count(), torch.mlu.get_device_properties(0).physical_inde
 print(torch.mlu.get_device_capability(), torch.mlu.is_bf16_supported())
 with warnings.catch_warnings(record=True) as caught, torch.autocast("mlu", dtype=torch.bfloat16):
     print(len(caught), torch.is_autocast_enabled("mlu"))
-for make in (lambda: torch.zeros(1 << 21, device="mlu"), lambda: torch.tensor([2**31], device="mlu")):
-    try:
-        make()
-    except RuntimeError as error:
-        print(type(error).__name__, error)
+try:
+    torch.zeros(1 << 21, device="mlu")
+except RuntimeError as error:
+    print(type(error).__name__, error)
 keeps = torch.ones(1 << 18, device="mlu")
 try:
     keeps + 1
 except torch.OutOfMemoryError as error:
     print("a result,", error)
 print(torch.mlu.memory_stats()["num_ooms"], torch.tensor([2**31 - 1, -(2**31)], device="mlu").tolist())
-try:
-    torch.tensor([2**31 - 1], device="mlu") + 1
-except RuntimeError as error:
-    print("a result,", error)
+large = torch.tensor([2**31 - 1], device="mlu") + 1
+print(large.item(), (large * 2 == 2**32).item(), large.gather(0, torch.tensor([0], device="mlu")).item())
+for computes_in_int32 in (large.abs, large.max, lambda: large.clamp_(max=5), lambda: large.sort().values):
+    try:
+        computes_in_int32()
+    except RuntimeError as error:
+        print(error)
 third = torch.tensor([1 / 3], dtype=torch.float64)
 print(third.mlu().item() == third.float().item(), (third.mlu() + 1).item() == (third.float() + 1).item())
 """,
         devices=4, MLU_VISIBLE_DEVICES="3,1", STANDIN_MLU_CAPABILITY="3.0", STANDIN_MLU_MEMORY_LIMIT=1_500_000,
-        STANDIN_MLU_INT32=1,
+        ENABLE_MLU_OVERFLOW_CHECK=1,
     ).splitlines()  # fmt: skip
     assert out[:3] == ["2 3", "(3, 0) False", "0 True"]  # torch_mlu lists bfloat16 whatever the card
     assert out[3].startswith("OutOfMemoryError MLU out of memory. Tried to allocate 8.00 MiB.")
-    assert out[4] == (
-        "RuntimeError MLU keeps 64-bit integers in 32 bits: 2147483648 does not fit. Keep such values on the CPU."
-    )
-    assert out[5].startswith("a result, MLU out of memory")
-    assert out[6] == "2 [2147483647, -2147483648]"
-    assert out[7].startswith("a result, MLU keeps 64-bit integers in 32 bits: 2147483648")
-    assert out[8] == "True True"
+    assert out[4].startswith("a result, MLU out of memory")
+    assert out[5] == "2 [2147483647, -2147483648]"
+    assert out[6] == f"{2**31} True {2**31}"
+    assert out[7:11] == ["Overflow occurred! there is a tensor that does cast from int64 value to int32."] * 4
+    assert out[11] == "True True"
+
+
+@pytest.mark.parametrize("enabled", [1, 0])
+def test_an_operator_without_a_kernel_falls_back_with_a_warning_or_is_an_error(enabled):
+    code = """
+import torch, torch_mlu, warnings
+values = torch.tensor([1.0, 2.0], device="mlu")
+with warnings.catch_warnings(record=True) as caught:
+    try:
+        print(values.erf().device, values.erf().cpu().equal(values.cpu().erf()))
+    except NotImplementedError as error:
+        print(error)
+    print(*(warning.message for warning in caught))
+"""
+    out = run_snippet(code, STANDIN_MLU_NO_KERNEL="erf", ENABLE_FALLBACK_TO_CPU=enabled).splitlines()
+    if enabled:
+        assert out[0] == "mlu:0 True"
+        told = "The operator 'aten::erf' is not currently supported on the MLU backend and will fall back"
+        assert out[1].startswith(told) and out[1].count("aten::erf") == 1
+    else:
+        assert out[0].startswith("The operator 'aten::erf' is not currently implemented for the MLU device")
+
+
+def test_gradient_hooks_are_registered_by_the_packages_own_function():
+    code = """
+import torch, torch_mlu, torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+own = torch_mlu._MLUC._c10d_mlu
+assert dist._register_comm_hook is own._register_comm_hook
+dist.init_process_group("cncl", store=dist.HashStore(), rank=0, world_size=1)
+layer = torch.nn.Linear(3, 2).to("mlu")
+wrapped = DistributedDataParallel(layer)
+wrapped.register_comm_hook(None, fp16_compress_hook)
+wrapped(torch.full((4, 3), 1 / 3, device="mlu")).sum().backward()
+print(own.registered, layer.weight.grad.half().float().equal(layer.weight.grad))
+"""
+    assert run_snippet(code).splitlines() == ["['fp16_compress_hook'] True"]
 
 
 AUTOLOAD = f"{STANDIN / 'autoload'}{os.pathsep}{STANDIN}"

@@ -3,20 +3,11 @@
 
 namespace standin {
 
-// A real MLU keeps float64 as float32, and so does this one unless STANDIN_MLU_FLOAT32=0. Its int64 is true, but some
-// operators compute in int32: with STANDIN_MLU_INT32=1 an integer that would not survive that is an error in all.
+// A real MLU keeps float64 as float32, and so does this one unless STANDIN_MLU_FLOAT32=0. Its int64 is true.
 void narrow(const at::Tensor& cpu) {
-  static const bool integers = environment("STANDIN_MLU_INT32", "0") == "1";
   static const bool floats = environment("STANDIN_MLU_FLOAT32", "1") == "1";
-  const BelowAutograd below;
-  if (integers && cpu.scalar_type() == at::kLong && cpu.numel() > 0) {
-    for (const auto& extreme : {cpu.min(), cpu.max()}) {
-      const auto value = *extreme.const_data_ptr<int64_t>();
-      TORCH_CHECK(
-          value == static_cast<int32_t>(value), "MLU keeps 64-bit integers in 32 bits: ", value,
-          " does not fit. Keep such values on the CPU.");
-    }
-  } else if (floats && cpu.scalar_type() == at::kDouble) {
+  if (floats && cpu.scalar_type() == at::kDouble) {
+    const BelowAutograd below;
     cpu.copy_(cpu.to(at::kFloat));
   }
 }

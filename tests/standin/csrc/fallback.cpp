@@ -33,6 +33,18 @@ static const std::unordered_set<std::string> kIndexing = {
     "index", "_unsafe_index", "_unsafe_masked_index", "index_put", "index_put_", "_unsafe_index_put", "_index_put_impl",
     "_index_put_impl_"};
 
+// Operators that compute int64 in int32 (torch_mlu r1.22 for torch 2.4, calls of cast_long_to_int_if_needed).
+static const std::unordered_set<std::string> kInt32 = {
+    "abs", "amax", "amin", "argmax", "argmin", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "clamp",
+    "clamp_max", "clamp_min", "cross", "cummax", "cummin", "cumprod", "div", "floor_divide", "fmod", "histc",
+    "index_add", "index_fill", "kthvalue", "logical_and", "logical_or", "logical_xor", "masked_fill", "max", "maximum",
+    "median", "min", "minimum", "neg", "prod", "put", "remainder", "repeat_interleave", "scatter", "sort", "threshold",
+    "topk", "trace", "tril", "triu"};
+
+static bool on(const std::string& value) {
+  return value == "1" || value == "ON" || value == "on";
+}
+
 static OpInfo describe(const c10::OperatorHandle& op) {
   OpInfo info;
   info.name = c10::toString(op.operator_name());
@@ -223,6 +235,33 @@ struct LentState {
   at::Tensor kept;
 };
 
+// With ENABLE_MLU_OVERFLOW_CHECK=1 an integer that they would cut off is an error, as in the real one.
+static void check_int32(const OpInfo& info, const std::vector<c10::IValue>& given) {
+  static const bool checks = on(environment("ENABLE_MLU_OVERFLOW_CHECK", "0"));
+  std::string name = info.base;
+  while (!name.empty() && name.back() == '_') {
+    name.pop_back();  // in place
+  }
+  if (!checks || kInt32.count(name) == 0) {
+    return;
+  }
+  Aliases aliases;
+  for (size_t i = 0; i < given.size(); ++i) {
+    each_tensor(given[i], [&](const at::Tensor& tensor, bool) {
+      if (tensor.defined() && tensor.is_privateuseone() && tensor.scalar_type() == at::kLong && tensor.numel() > 0) {
+        const BelowAutograd below;
+        const auto cpu = aliases.of(tensor);
+        for (const auto& extreme : {cpu.min(), cpu.max()}) {
+          const auto value = *extreme.const_data_ptr<int64_t>();
+          if (value != static_cast<int32_t>(value)) {
+            throw std::runtime_error("Overflow occurred! there is a tensor that does cast from int64 value to int32.");
+          }
+        }
+      }
+    });
+  }
+}
+
 // ---- the kernel ---------------------------------------------------------------------------------
 
 void run_as(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -233,6 +272,7 @@ void run_as(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::vector<c10::IValue> given(stack->end() - static_cast<int64_t>(inputs), stack->end());
   const int64_t index = common_device(given);
   check_operands(info, schema, given, index);
+  check_int32(info, given);
   record_operator(info.name);
   if (recording_transfers) {
     record_read_back(info, given);

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from . import backends, cncl, faults, mlu, sync_bn, testing
+from . import _MLUC, backends, cncl, faults, mlu, sync_bn, testing
 from .library import _C
 
 __version__ = "0.0+standin"  # says what it is: no release of torch_mlu
@@ -25,6 +25,7 @@ def _register() -> None:
     backends.register()
     cncl.register()
     sync_bn.register()
+    _MLUC.patch()
     faults.plant()
 
 
