@@ -83,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> None:
             more = [*more, "--data_root", folder]
         flags = ["--max_epochs=-1", "--model.milestones=[]", "--trainer.enable_progress_bar=false", *more]
         if own.search_into:
-            own.search_into.write_text(str(_search(flags, trains)))
+            write_text(own.search_into, str(_search(flags, trains)))
             return
         if own.find_batch:
             flags += ["--batch_size=auto"]
@@ -136,7 +136,7 @@ def _write_sample(folder: str) -> None:
                 for box in boxes
                 if box["image_id"] < next_image
             ]
-        path.write_text(json.dumps(content))
+        write_text(path, json.dumps(content))
 
 
 def _setting(trainer: pl.Trainer) -> dict[str, Any]:
