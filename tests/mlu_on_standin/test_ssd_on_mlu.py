@@ -91,10 +91,9 @@ def test_a_training_step_moves_the_batch_and_nothing_else(steps):
     assert steps[2] == BATCH
 
 
-def test_a_training_step_that_logs_reads_the_scalars_and_lightning_sends_the_learning_rates(steps):
+def test_a_training_step_that_logs_reads_the_scalars(steps):
     assert steps[1] == [
         *BATCH,
-        *["h2d float32 [] pytorch_lightning/callbacks/lr_monitor.py"] * 2,
         # loss, localisation, confidence and the gradients' norm are logged for the first time: a value and a count
         # each, which it moves twice
         *[f"h2d float32 [] {LOGGER}/result.py", f"h2d int64 [] {LOGGER}/result.py"] * 4 * 2,
@@ -136,12 +135,13 @@ def test_a_run_resumed_on_an_mlu_ends_as_one_that_never_stopped(on_cpu, on_mlu, 
     assert ours["lr_schedulers"] == theirs["lr_schedulers"]
 
 
-def test_a_run_killed_within_an_epoch_goes_on_to_the_bit_with_its_gradient_scaler(sample, out):
+def test_a_run_in_float16_is_near_32_bit_and_killed_within_an_epoch_goes_on_to_the_bit(on_cpu, sample, out):
     flags = ("--devices", "1", "--precision", "16-mixed", "--deterministic", "true", "--save_every_n_steps", "1")
-    flags += ("--trainer.limit_val_batches", "0")
+    flags += ("--trainer.limit_val_batches", "0", "--trainer.limit_train_batches", "3")
     straight, resumed = out / "straight", out / "resumed"
     keep = "--trainer.callbacks+=tests.training.test_resuming.KeepEverySave"
-    run(*arguments(sample, straight, "mlu", *flags, keep))
+    trainer = run(*arguments(sample, straight, "mlu", *flags, keep))
+    assert_near_32_bit(trainer, straight, on_cpu, 3)
     killed = straight / "checkpoints" / "kept_2_step.ckpt"
     run(*arguments(sample, resumed, "mlu", *flags, "--ckpt_path", str(killed)))
     assert "scale" in whole_state(straight)["MixedPrecision"] and "mlu_rng_states" in whole_state(straight)
@@ -176,13 +176,16 @@ def test_predictions_on_an_mlu_are_the_cpus_and_lie_on_the_cpu(on_mlu, sample):
         assert distance.amin(0).max() < 1e-2 and distance.amin(1).max() < 1e-2, "pixels"
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
-def test_mixed_precision_trains_and_validates_near_32_bit(precision, on_cpu, sample, tmp_path):
-    few = ("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--precision", precision)
+def test_bfloat16_trains_and_validates_near_32_bit(on_cpu, sample, tmp_path):
+    few = ("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--precision", "bf16-mixed")
     trainer = run(*arguments(sample, tmp_path, "mlu", "--devices", "1", *few))
-    (rank,) = ranks(tmp_path)
-    assert rank["precision"] == "MLUMixedPrecision" and rank["global_step"] == 2
-    (step, loss), *_ = logged(tmp_path, "train/loss_step")
+    assert_near_32_bit(trainer, tmp_path, on_cpu, 2)
+
+
+def assert_near_32_bit(trainer, run_dir, on_cpu, steps):
+    (rank,) = ranks(run_dir)
+    assert rank["precision"] == "MLUMixedPrecision" and rank["global_step"] == steps
+    (step, loss), *_ = logged(run_dir, "train/loss_step")
     (same_step, exact), *_ = logged(on_cpu, "train/loss_step")
     assert step == same_step and loss == pytest.approx(exact, rel=0.02) and loss != exact
     assert {value.dtype for value in trainer.lightning_module.parameters()} == {torch.float32}
