@@ -80,7 +80,7 @@ def check_address(address: str) -> None:
         parts = urlsplit(address)
         scheme, host = parts.scheme, parts.hostname
     except ValueError as error:
-        raise DownloadError(f"{address}: no address ({error})") from None
+        raise DownloadError(f"{shown(address)}: no address ({error})") from None
     if "@" in parts.netloc:
         raise DownloadError(f"{shown(address)}: an address with a user or a password in it is not taken")
     if not host or not (scheme == "https" or (scheme == "http" and host in LOOPBACK)):
@@ -91,7 +91,10 @@ def check_address(address: str) -> None:
 
 def shown(address: str) -> str:
     """An address for messages and records: without user, password and query, which may be secrets."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "(an address that cannot be read)"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

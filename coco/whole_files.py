@@ -75,6 +75,20 @@ def write_text(path: Path, text: str, follow: bool = False, **how: Any) -> None:
 
 
 @contextmanager
+def growing(path: Path, **how: Any) -> Iterator[IO]:
+    """A text file that grows by lines under its own name, for those who follow it; what was there is replaced, and
+    never written through.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(path, "x", buffering=1, **how) as file:
+        yield file
+
+
+@contextmanager
 def alone(path: Path, timeout: float) -> Iterator[None]:
     """Lets one process of those that would make `path` in at a time; an OSError if nothing can be written beside it, or
     the wait is longer than `timeout` seconds.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from checkpoints.download import shown
 from checkpoints.fetching import FETCHED
 from coco.cores import default_workers
 from coco.names import plain
@@ -25,7 +26,10 @@ from prediction.devices import PRECISIONS, check_score_threshold, device_flags, 
 from prediction.exported import engine_for, runs_in_bf16
 from prediction.files import DEFAULT_FORMATS, OF_PICTURES, WRITERS, ResultFiles
 from prediction.inputs import Found, find_inputs
+from prediction.live import predict_stream
 from prediction.pipeline import Prediction
+from prediction.stream import Latest, open_stream
+from training.stop_signals import first_calls
 
 INCOMPLETE = 3  # exit status
 
@@ -42,6 +46,8 @@ def predict(args: Sequence[str] | None = None) -> int:
     asked = (flags.accelerator, flags.devices, flags.precision, flags.score_threshold, flags.classes, flags.engine)
     detector = Detector(flags.ckpt_path, *asked)
     module = detector.module
+    if flags.stream is not None:
+        return _predict_stream(flags, detector)
     workers = max(1, flags.num_workers)
     try:
         with (
@@ -53,16 +59,43 @@ def predict(args: Sequence[str] | None = None) -> int:
             prediction.predict(found)
     except OSError as error:  # of the tables; inputs and drawn files are caught one by one
         raise MisconfigurationException(f"--output {flags.output}: cannot write there ({error})") from None
-    # Names may hold bytes, or letters, that the terminal's encoding has not.
-    encoding = sys.stdout.encoding or "utf-8"
-    print(plain(prediction.summary(found), lines=True).encode(encoding, "backslashreplace").decode(encoding))
+    _say(prediction.summary(found))
     return INCOMPLETE if prediction.problems else 0
+
+
+def _predict_stream(flags: argparse.Namespace, detector: Detector) -> int:
+    """Until the stream ends, or a stop signal (Ctrl-C), which is how one ends it."""
+    module, name = detector.module, shown(flags.stream)
+    try:
+        latest = Latest(open_stream(flags.stream, flags.every))
+    except video.VideoError as error:
+        raise MisconfigurationException(str(error)) from None
+    try:
+        with (
+            ResultFiles(flags.output, module.class_names, module.category_ids, flags.format, live=True) as files,
+            first_calls(latest.close),
+        ):
+            _say(predict_stream(detector, latest, name, files, flags.output, flags.draw, flags.save_crops))
+    except video.VideoError as error:
+        _say(f"{error}; predicted {files.images} frames, {files.detections} detections, in {flags.output}")
+        return INCOMPLETE
+    except OSError as error:
+        raise MisconfigurationException(f"--output {flags.output}: cannot write there ({error})") from None
+    return 0
+
+
+def _say(line: str) -> None:
+    """Names may hold bytes, or letters, that the terminal's encoding has not."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(plain(line, lines=True).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="picture or video files, folders of pictures (any depth), or globs")
+    stream = "in place of INPUT: an address (rtsp://, http://, udp:// ...) or a camera (0, /dev/video0), until Ctrl-C"
+    add("--stream", metavar="SOURCE", help=stream)
     add(
         "--ckpt_path",
         required=True,
@@ -96,8 +129,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     end = args.index("--") if "--" in args else len(args)
     flags = parser.parse_intermixed_args(with_home(args[:end]))
     flags.inputs += args[end + 1 :]
-    if not flags.inputs:
-        parser.error("the following arguments are required: INPUT")
+    if bool(flags.inputs) == (flags.stream is not None):
+        parser.error("give one of INPUT, which are files, and --stream SOURCE")
     flags.draw = flags.draw == "true"
     return flags
 
@@ -122,6 +155,10 @@ def _check(flags: argparse.Namespace) -> Found:
         is_auto = flags.precision == "auto"
         runs_in_bf16(flags.ckpt_path, flags.accelerator, asked["precision"], is_auto, flags.engine)
     device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
+    if flags.stream is not None:
+        _check_formats(flags.format, f"--stream {shown(flags.stream)}")
+        video.require()
+        return Found()
     found = find_inputs(flags.inputs, flags.output)
     if videos := [each.path for each in found.inputs if each.is_video]:
         _check_formats(flags.format, str(videos[0]))

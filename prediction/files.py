@@ -3,12 +3,13 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from coco.names import cell
-from coco.whole_files import replacing
+from coco.whole_files import growing, replacing
 from prediction.detector import Detections
 from prediction.label_files import VocFiles, YoloFiles
 
@@ -39,6 +40,9 @@ class ResultFiles:
       and box [x0, y0, x1, y1].
     - yolo, voc: see prediction.label_files.
 
+    Args:
+        live: detections.jsonl grows by lines, for those who follow it.
+
     Bytes of file names that are no UTF-8 are \\udc80 .. \\udcff in the JSON, which Python opens the file by, and so
     written out in the CSV.
     """
@@ -49,12 +53,14 @@ class ResultFiles:
         class_names: Sequence[str],
         category_ids: Sequence[int],
         formats: Sequence[str] = DEFAULT_FORMATS,
+        live: bool = False,
     ) -> None:
         self.images = self.detections = 0
         self._writers: list[Writer] = []
         with ExitStack() as stack:
             for name in dict.fromkeys(formats):
-                self._writers.append(WRITERS[name](directory, class_names, category_ids))
+                writer = partial(_JsonLines, live=True) if live and name == "jsonl" else WRITERS[name]
+                self._writers.append(writer(directory, class_names, category_ids))
                 stack.callback(self._writers[-1].close)
             self._open = stack.pop_all()
 
@@ -119,8 +125,10 @@ class _Csv:
 
 
 class _JsonLines:
-    def __init__(self, directory: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
-        self._lines = _Text(directory / TABLES[3])
+    def __init__(
+        self, directory: Path, class_names: Sequence[str], category_ids: Sequence[int], live: bool = False
+    ) -> None:
+        self._lines = _Text(directory / TABLES[3], growing if live else replacing)
 
     def add(self, image: dict[str, Any], found: Detections, stem: str) -> None:
         rows = [
@@ -144,11 +152,11 @@ WRITERS: dict[str, Callable[[Path, Sequence[str], Sequence[int]], Writer]] = {
 
 
 class _Text:
-    """An open text file, which appears when `open` is left."""
+    """An open text file, which appears when `open` is left; where it is a growing one, at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, how: Callable[..., AbstractContextManager[IO]] = replacing) -> None:
         self.open = ExitStack()
-        self.file = self.open.enter_context(replacing(path, newline="", encoding="utf-8", errors="backslashreplace"))
+        self.file = self.open.enter_context(how(path, newline="", encoding="utf-8", errors="backslashreplace"))
 
 
 def _rounded(found: Detections) -> Iterator[tuple[list[float], float, str, int]]:

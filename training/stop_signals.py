@@ -51,6 +51,22 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def first_calls(end: Callable[[], Any]) -> Iterator[None]:
+    """A stop signal calls `end`, for work that ends by one; another ends the process at once."""
+
+    def act(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        end()
+
+    before = {number: signal.signal(number, act) for number in heeded()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def rank_of_launcher() -> bool:
     """Whether Lightning's launcher in another process, that of the first rank, started this one."""
     return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
