@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,33 +24,20 @@ from coco.decoding import decoder_name
 from coco.names import plain
 from coco.picture_files import pictures_digest
 from coco.sampler import EvaluationSampler, OverfittingSampler, TrainingSampler
-from coco.selection import WHOLE
 from coco.splits import SPLITS, DataError
+from coco.tiles import TrainingTiles, settings_of
 from coco.transforms import RECIPE, Augmentation
+from coco.views import pictures_at_once
+from training.data_settings import (
+    NOT_IN_OLDER_RUNS,
+    check_numbers,
+    checked_augmentation,
+    checked_tiling,
+)
 from training.loader_watch import SteadyLoader, WatchedDataset
 from training.position import Position, geometry, position
-from training.ranges import Range, out_of_range
 from training.ranks import gathered
 from training.what_changed import check_samples
-
-RANGES = {
-    "batch_size": Range(1, whole=True),
-    "val_batch_size": Range(1, whole=True),
-    "num_workers": Range(0, whole=True),
-    "seed": Range(0, 2**32 - 1, whole=True),
-    "damaged_limit": Range(0, 1),
-}
-AUGMENTATION_RANGES = {
-    "zoom_out": Range(1, 10),
-    "crop_side": Range(0, 1, above=True),
-    "flip": Range(0, 1),
-    "brightness": Range(0, 1),
-    "contrast": Range(0, 1),
-    "saturation": Range(0, 1),
-    "hue": Range(0, 0.5),
-}
-# What runs of earlier versions trained with, which their checkpoints do not say.
-NOT_IN_OLDER_RUNS = {"train_backgrounds": False, "augmentation.zoom_out": 1.0, **asdict(WHOLE)}
 
 
 class COCODataModule(pl.LightningDataModule):
@@ -61,7 +48,7 @@ class COCODataModule(pl.LightningDataModule):
             are and what to take of them (`coco.data_file`). Settings below that are given go before the file's.
         train_images, val_images: image directories below data_root.
         train_annotations, val_annotations: annotation files below data_root.
-        batch_size: images per device and step; the command line replaces `auto` by the largest that fits.
+        batch_size: images, or tiles, per device and step; the command line replaces `auto` by the most that fit.
         val_batch_size: the same for evaluation; batch_size by default.
         val_limit: evaluate this many images only, the first by image id.
         num_workers: loader processes per device; by default the cores this process may use, at most 8.
@@ -79,6 +66,9 @@ class COCODataModule(pl.LightningDataModule):
         upright: boxes are those of pictures turned as their EXIF orientation says; by default of pictures as stored, as
             COCO and the published recipe have them.
         names: of classes by category id, `{1: person}`, in place of the annotations' own.
+        tiles: train on tiles of this many pixels a side in place of whole pictures, and evaluate what all tiles of a
+            picture and the whole find together (`coco.tiles`, docs/tiles.md); 0 or None, by default, neither.
+        tile_overlap, tile_min_area: see `coco.tiles.Tiling`, whose defaults are 0.2 and 0.5.
         damaged_limit: share of the training images that may be damaged. Up to there each is reported and replaced by
             another; `damaged_images` lists them and is saved with checkpoints. Evaluation allows none.
 
@@ -115,20 +105,18 @@ class COCODataModule(pl.LightningDataModule):
         val_seed: int = 0,
         upright: bool = False,
         names: dict[int, str] | None = None,
+        tiles: int | None = None,
+        tile_overlap: float | None = None,
+        tile_min_area: float | None = None,
         damaged_limit: float = 0.01,
     ) -> None:
         super().__init__()
-        if told := out_of_range(locals(), RANGES, "--data."):
-            raise DataError(told)
-        if isinstance(augmentation, dict):  # as a parsed configuration has it
-            augmentation = Augmentation(**augmentation)
-        if told := out_of_range(asdict(augmentation), AUGMENTATION_RANGES, "--data.augmentation."):
-            raise DataError(told)
-        if val_limit is not None and val_limit not in RANGES["batch_size"]:
-            raise DataError(f"--limit {val_limit}: expected a number of images, at least 1")
+        check_numbers(locals())
+        self.augmentation = checked_augmentation(augmentation)
         self.data_root = Path(data_root)
         self._splits = splits_of(locals())
         self.selection = self._splits.selection
+        self.tiling = checked_tiling(tiles, tile_overlap, tile_min_area)
         self.normalise = normalise  # or the same compiled (training/compiled.py)
         self.batch_size = int(batch_size)
         self.val_batch_size = self.batch_size if val_batch_size is None else val_batch_size
@@ -139,7 +127,6 @@ class COCODataModule(pl.LightningDataModule):
         self.start = Position()  # where training goes on; a checkpoint sets it
         self.decoder_name = decoder_name(decoder)
         self._decoder = decoder
-        self.augmentation = augmentation
         self.train_backgrounds = train_backgrounds
         self._damaged = DamagedImages(damaged_limit)
 
@@ -185,25 +172,25 @@ class COCODataModule(pl.LightningDataModule):
                 print(f"warning: {plain(line, lines=True)}", file=sys.stderr)
 
     def train_dataloader(self) -> DataLoader:
-        annotations = self.train_annotations
         replicas, rank = self._replicas()
         try:
             start = (self.start.epoch, self.start.samples)
             kind = OverfittingSampler if getattr(self.trainer, "overfit_batches", 0) else TrainingSampler
-            sampler = kind(self._train_indices, self.batch_size, self.seed, replicas, rank, start)
+            sampler = kind(self._train_samples, self.batch_size, self.seed, replicas, rank, start)
         except ValueError as error:
             raise DataError(str(error)) from None
-        dataset = TrainingDataset(
-            annotations, self._splits.directories["train"], self.seed, self._decoder, self.augmentation
-        )
+        directory, settings = self._splits.directories["train"], (self._decoder, self.augmentation, self._tiles)
+        dataset = TrainingDataset(self.train_annotations, directory, self.seed, *settings)
         return self._loader(WatchedDataset(dataset, self.num_workers), sampler, self.batch_size, collate_training)
 
     def val_dataloader(self) -> DataLoader:
         length = min(len(self.val_annotations), self.val_limit or len(self.val_annotations))
         sampler = EvaluationSampler(length, *self._replicas())
         fits = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING  # which logs the loss
-        dataset = EvaluationDataset(self.val_annotations, self._splits.directories["val"], self._decoder, truths=fits)
-        return self._loader(dataset, sampler, self.val_batch_size, collate_evaluation)
+        annotations, at_once = self.val_annotations, self.val_batch_size
+        images = pictures_at_once(annotations.widths, annotations.heights, self.tiling, at_once)
+        dataset = EvaluationDataset(annotations, self.val_directory, self._decoder, fits, self.tiling)
+        return self._loader(dataset, sampler, images, partial(collate_evaluation, at_once=at_once))
 
     test_dataloader = predict_dataloader = val_dataloader
 
@@ -215,7 +202,7 @@ class COCODataModule(pl.LightningDataModule):
         return {
             "position": asdict(position(self.trainer, self.start, now.batch)),
             "geometry": asdict(now),
-            "selection": asdict(self.selection),
+            "selection": self._chosen,
             "samples_from": self.samples_from(),
             "evaluated_on": self.evaluated_on(),
             "damaged_images": self._all_damaged_images(),
@@ -240,7 +227,7 @@ class COCODataModule(pl.LightningDataModule):
             "pictures": self._train_pictures,
             "decoder": self.decoder_name,
             "train_backgrounds": self.train_backgrounds,
-            **asdict(self.selection),
+            **self._chosen,
             **{f"augmentation.{name}": value for name, value in asdict(self.augmentation).items()},
         }
 
@@ -254,18 +241,33 @@ class COCODataModule(pl.LightningDataModule):
             "images": min(len(self.val_annotations), self.val_limit or len(self.val_annotations)),
             "decoder": self.decoder_name,
             **({"upright": True} if self.selection.upright else {}),
+            **({"tiles": self.tiling.size, "tile_overlap": self.tiling.overlap} if self.tiling else {}),
         }
 
     @property
-    def num_train_images(self) -> int:
-        """Images that are trained on: those with a usable box, with `train_backgrounds` also those without objects."""
-        return len(self._train_indices)
+    def _chosen(self) -> dict[str, Any]:
+        """What a run chose of its data, and how it is shown: evaluation does the same."""
+        return {**asdict(self.selection), **settings_of(self.tiling)}
 
     @property
-    def _train_indices(self) -> np.ndarray:
-        annotations = self.train_annotations
-        backgrounds = annotations.backgrounds if self.train_backgrounds else np.zeros(0, np.int64)
-        return np.sort(np.concatenate((annotations.trainable, backgrounds)))
+    def num_train_samples(self) -> int:
+        """Images, or tiles, that are trained on: those with a usable box, with `train_backgrounds` also those without
+        anything."""
+        return len(self._train_samples)
+
+    @cached_property
+    def num_train_images(self) -> int:
+        """The images that those are, or are tiles of."""
+        return len(np.unique(self._tiles.images(self._train_samples)))
+
+    @cached_property
+    def _train_samples(self) -> np.ndarray:
+        backgrounds = self._tiles.backgrounds if self.train_backgrounds else np.zeros(0, np.int64)
+        return np.sort(np.concatenate((self._tiles.trainable, backgrounds)))
+
+    @cached_property
+    def _tiles(self) -> TrainingTiles:
+        return TrainingTiles(self.train_annotations, self.tiling)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Counts damaged images as training reaches them; their names stay on the host."""

@@ -19,6 +19,7 @@ from checkpoints.operating_point import operating_point
 from checkpoints.published import default_category_ids, to_ours, without_training
 from coco.augment import normalise
 from coco.names import plain
+from coco.tiles import saved_tiling
 from ssd.fold import fold_batch_norm
 from ssd.loss import MultiBoxLoss, loss_of_boxes
 from ssd.model import SSD300
@@ -244,13 +245,20 @@ class SSDModule(DetectingModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Detected:
         """As the base's; in a fit the batch has boxes and labels too, for the loss."""
-        size = len(batch["images"])
-        outputs = self.outputs(batch) if size else None
-        # Ranks without images log too: their sums are reduced together.
-        if self.trainer.state.fn == TrainerFn.FITTING and ("boxes" in batch or outputs is None):
-            loss = sum(self._losses(batch, *outputs)) if outputs else torch.zeros((), device=self.device)
+        size, losses = len(batch["images"]), []
+        fits = self.trainer.state.fn == TrainerFn.FITTING and ("boxes" in batch or size == 0)
+
+        def outputs_of(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            outputs = self.outputs(part)
+            if fits:
+                losses.append(sum(self._losses(part, *outputs)) * len(part["images"]) / size)
+            return outputs
+
+        detections = self.evaluate(batch, outputs_of)
+        if fits:  # ranks without images, too: their sums are reduced together
+            loss = sum(losses, torch.zeros((), device=self.device))
             self.log("val/loss", loss, on_epoch=True, batch_size=size, sync_dist=True)
-        return self.evaluate(batch, outputs)
+        return detections
 
 
 def _normalised(batch: dict[str, Any]) -> Tensor:
@@ -265,8 +273,8 @@ def load_module(path: str | Path) -> SSDModule:
     Args:
         path: a file, or what is fetched: a name or an https:// address (`checkpoints.fetching.local_file`).
 
-    Backbone and classes come from the file, and thresholds per class where it has them; pretrained weights are not
-    fetched.
+    Backbone and classes come from the file, and thresholds per class and tiles where it has them; pretrained weights
+    are not fetched.
 
     Raises:
         CheckpointError: missing, torn, of neither format, or more than plain data.
@@ -283,6 +291,7 @@ def load_module(path: str | Path) -> SSDModule:
         module = SSDModule(**{**checkpoint["hyper_parameters"], "backbone_weights": None})
         module.load_state_dict(checkpoint["state_dict"])
         module.operating_point = operating_point(checkpoint, module.hparams.num_classes, path)
+        module.tiling = saved_tiling(checkpoint.get("COCODataModule", {}).get("selection", {}))
     except CheckpointError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, OverflowError) as error:

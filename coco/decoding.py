@@ -116,6 +116,23 @@ def decode_crop(
     Raises:
         ImageError: missing or unreadable; DamagedImageError: see there.
     """
+    pixels = decode_pixels(path, annotated_size, decoder, upright)
+    left, top, right, bottom = crop or (0, 0, *annotated_size)
+    # Cropped first: resizing a part of the whole would blend in pixels from outside the crop.
+    pixels = pixels[top:bottom, left:right]
+    if place is None or place == (0, 0, size, size):
+        return resize(pixels, (size, size), flip, decoder)
+    left, top, right, bottom = place
+    canvas = np.full((size, size, 3), GREY, np.uint8)
+    canvas[top:bottom, left:right] = resize(pixels, (right - left, bottom - top), flip, decoder)
+    return canvas
+
+
+def decode_pixels(
+    path: Path, annotated_size: tuple[int, int], decoder: str = "auto", upright: bool = False
+) -> np.ndarray:
+    """The whole picture, uint8 [H, W, 3], RGB. A part alone would not be decoded in less time: a JPEG's rows depend on
+    those before. Arguments and errors are those of `decode_crop`."""
     with _opened(path) as (file, picture):
         turn = UPRIGHT.get(orientation_of(picture)) if upright else None
         stored = stored_size(picture)
@@ -125,17 +142,7 @@ def decode_crop(
         pixels = _decode_jpeg(file, picture) if _is_fast(decoder) else None
         if pixels is None:
             pixels = np.array(to_rgb(picture))
-        if turn is not None:
-            pixels = np.array(Image.fromarray(pixels).transpose(turn))
-        left, top, right, bottom = crop or (0, 0, *seen)
-        # Cropped first: resizing a part of the whole would blend in pixels from outside the crop.
-        pixels = pixels[top:bottom, left:right]
-        if place is None or place == (0, 0, size, size):
-            return resize(pixels, (size, size), flip, decoder)
-        left, top, right, bottom = place
-        canvas = np.full((size, size, 3), GREY, np.uint8)
-        canvas[top:bottom, left:right] = resize(pixels, (right - left, bottom - top), flip, decoder)
-        return canvas
+        return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def _turned(picture: Image.Image) -> Image.Image:

@@ -122,6 +122,7 @@ def _images_of_report(results: Path | None, annotations: CocoAnnotations) -> int
 def _detect(path: Path, data: COCODataModule, trainer_flags: dict[str, Any]) -> Detections:
     module = open_detector(path, trainer_flags["accelerator"], trainer_flags["precision"])
     check_same_classes(module.class_names, module.category_ids, data.val_annotations)
+    data.tiling = module.tiling  # each as its own run was
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     trainer = pl.Trainer(**trainer_flags, **quiet)
     if trainer.world_size != 1:

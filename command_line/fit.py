@@ -105,6 +105,8 @@ def _first_lines(cli: FitCLI) -> list[str]:
     device = f"{devices}{root.type}" + (f" ({device_name(root)})" if root.type != "cpu" else "")
     auto = " (auto)" if cli.precision_is_auto else ""
     images = [f"{data.num_train_images} training images"]
+    if data.tiling is not None:
+        images[0] += f" in {data.num_train_samples} tiles of {data.tiling.size} pixels"
     if "val" in fit_stages(trainer.limit_val_batches):
         images.append(f"{min(len(data.val_annotations), data.val_limit or len(data.val_annotations))} for validation")
     accumulated = f" x {trainer.accumulate_grad_batches} accumulated" if trainer.accumulate_grad_batches > 1 else ""

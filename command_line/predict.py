@@ -21,7 +21,7 @@ from coco.cores import default_workers
 from coco.names import plain
 from command_line.shared import with_home
 from prediction import video
-from prediction.detector import Detector
+from prediction.detector import Detector, checked_tiling
 from prediction.devices import PRECISIONS, check_score_threshold, device_flags, fast_precision
 from prediction.exported import engine_for, runs_in_bf16
 from prediction.files import DEFAULT_FORMATS, OF_PICTURES, WRITERS, ResultFiles
@@ -44,7 +44,7 @@ def predict(args: Sequence[str] | None = None) -> int:
     flags = _parse(args)
     found = _check(flags)
     asked = (flags.accelerator, flags.devices, flags.precision, flags.score_threshold, flags.classes, flags.engine)
-    detector = Detector(flags.ckpt_path, *asked)
+    detector = Detector(flags.ckpt_path, *asked, flags.tiles, flags.tile_overlap)
     module = detector.module
     if flags.stream is not None:
         return _predict_stream(flags, detector)
@@ -121,7 +121,17 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", choices=PRECISIONS, help="default: 32-true; auto: bf16-mixed where the device has it")
     engines = "auto: the exported file's, or torch for a checkpoint, which onnx and openvino (CPU) convert first"
     add("--engine", choices=("auto", "torch", "onnx", "openvino"), default="auto", help=engines)
-    add("--batch_size", type=int, default=8, metavar="N", help="pictures at a time on the device (default: 8)")
+    tiles = "look at tiles of S pixels a side, too (default: as the checkpoint's run did; 0: at the whole alone)"
+    add("--tiles", type=int, metavar="S", help=tiles)
+    shared = "share of a tile's side that neighbours have in common at least (default: 0.2)"
+    add("--tile_overlap", type=float, metavar="P", help=shared)
+    add(
+        "--batch_size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="pictures, or tiles, at a time on the device (default: 8)",
+    )
     threads = "threads that decode, draw and write (default: the cores this process may use, at most 8)"
     add("--num_workers", type=int, default=default_workers(), metavar="N", help=threads)
     args = list(sys.argv[1:] if args is None else args)
@@ -139,6 +149,7 @@ def _check(flags: argparse.Namespace) -> Found:
     """The checks that need no checkpoint, in the order a user can act on them; returns the inputs."""
     if flags.score_threshold is not None:
         check_score_threshold(flags.score_threshold)
+    checked_tiling(flags.tiles, flags.tile_overlap)
     if flags.batch_size < 1 or flags.num_workers < 0:
         raise MisconfigurationException(
             f"--batch_size {flags.batch_size} --num_workers {flags.num_workers}: expected at least 1 and 0"

@@ -27,6 +27,7 @@ from coco.decoding import ImageError
 from coco.names import plain
 from coco.selection import WHOLE, Selection
 from coco.splits import DataError
+from coco.tiles import saved_tiling, settings_of
 from command_line.allowed_classes import AllowedClasses, ClassRefused, take_flag
 from command_line.config_text import ConfigTextError
 from command_line.configs import check_whole, with_config_paths
@@ -233,7 +234,7 @@ def listed(value: Any) -> list[Any]:
 
 def with_selection_of(path: str | Path, data: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data module, with the classes and the validation part that a checkpoint's run chose, unless
-    others are given; a line says so.
+    others are given, and its tiles, unless `tiles` is given (0: none); a line says so.
 
     Args:
         path: a checkpoint or an exported file. data: settings of `COCODataModule`, or some of them.
@@ -250,16 +251,21 @@ def with_selection_of(path: str | Path, data: Mapping[str, Any]) -> dict[str, An
     try:
         saved = open_exported(path).about.selection if is_exported(path) else selection_of(read_outline(path))
         Selection.of(*(saved.get(key, value) for key, value in asdict(WHOLE).items()))
+        tiles = settings_of(saved_tiling(saved))
     except CheckpointError:
         raise
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         raise CheckpointError(f"{path}: what it says of its classes and images cannot be read") from None
     chosen = {
         name: saved[key]
         for name, key in names.items()
         if key in saved and saved[key] != getattr(WHOLE, key) and name not in of_file
     }
-    if not chosen or any(data.get(name) not in (None, False, {}, getattr(WHOLE, key)) for name, key in names.items()):
+    if any(data.get(name) not in (None, False, {}, getattr(WHOLE, key)) for name, key in names.items()):
+        chosen = {}
+    if tiles["tiles"] and data.get("tiles") is None:
+        chosen |= tiles
+    if not chosen:
         return dict(data)
     told = ", ".join(f"{name} {plain(str(value))}" for name, value in chosen.items())
     rank_zero_info(f"as the checkpoint's run chose: {told}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from checkpoints.files import CheckpointError
 from checkpoints.operating_point import OperatingPoint
+from coco.tiles import saved_tiling
 from ssd.postprocess import Thresholds
 
 KEY = "ssd300"  # of the JSON text in a file's metadata
@@ -23,7 +24,7 @@ class About:
     form: a key of `OUTPUTS`. batch: pictures a call, None for any number. thresholds: what `detections` were made with,
     and what `raw` is meant for. operating_point: the checkpoint's, for prediction. numbers: `float32`, `float16` (of
     weights) or `int8`. version: of this project. checkpoint: SHA-256 of the file that was exported. selection: the
-    classes and validation part that its run chose, as its checkpoint has them.
+    classes, validation part and tiles that its run chose, as its checkpoint has them.
     """
 
     form: str
@@ -64,6 +65,7 @@ class About:
 
     def _check(self) -> None:
         self.thresholds.check()
+        saved_tiling(self.selection)
         point = self.operating_point
         texts = (self.backbone, self.numbers, self.version, self.checkpoint, *self.class_names)
         if (

@@ -23,6 +23,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from checkpoints.fetching import local_file
 from coco.dataset import collate_evaluation
 from coco.decoding import INPUT_SIZE, decode_upright, resize
+from coco.tiles import Tiling, TilingError, tiling_from
+from coco.views import see
 from prediction.devices import check_score_threshold, device_flags, fast_precision
 from prediction.exported import engine_for, open_detector, runs_in_bf16
 from training.detecting import DetectingModule
@@ -78,12 +80,14 @@ class Detector:
         score_threshold: detections that score above it are returned, at most the checkpoint's max_detections a picture.
             By default those of the checkpoint, per class (`evaluate.py --save_thresholds`), which is said, or 0.3.
         classes: only these, by name or by category id; all of them by default.
+        tiles: also look at tiles of this many pixels a side, `tile_overlap` of which (0.2) neighbours have in common
+            (`coco.tiles`, docs/tiles.md); 0: at the whole picture alone. By default as the checkpoint's run did.
         engine: what computes: `torch`, or on the CPU `onnx` or `openvino`, to which a checkpoint is converted first; by
             default that of an exported file, torch for a checkpoint.
 
     Raises:
         CheckpointError: no usable checkpoint.
-        MisconfigurationException: no such device, more than one, an unknown class, no score.
+        MisconfigurationException: no such device, more than one, an unknown class, no score, no size of tiles.
     """
 
     def __init__(
@@ -95,9 +99,12 @@ class Detector:
         score_threshold: float | None = None,
         classes: Sequence[str | int] | None = None,
         engine: str = "auto",
+        tiles: int | None = None,
+        tile_overlap: float | None = None,
     ) -> None:
         if score_threshold is not None:
             check_score_threshold(score_threshold)
+        tiling = checked_tiling(tiles, tile_overlap)
         is_auto, precision = precision == "auto", fast_precision(accelerator) if precision == "auto" else precision
         asked = (accelerator, precision, is_auto, engine)
         if not isinstance(checkpoint, DetectingModule):
@@ -110,6 +117,9 @@ class Detector:
         point = module.operating_point if score_threshold is None else None
         if point:
             rank_zero_info(f"score thresholds of the checkpoint: {point}")
+        self.tiling = module.tiling if tiles is None else tiling
+        if tiles is None and self.tiling is not None:
+            rank_zero_info(f"as the checkpoint's run: tiles {self.tiling.size}, tile_overlap {self.tiling.overlap}")
         default = DEFAULT_THRESHOLD if score_threshold is None else score_threshold
         # float32 [C], of detections by label
         self.thresholds = np.array(point.thresholds if point else [default] * len(module.class_names), np.float32)
@@ -125,6 +135,7 @@ class Detector:
         Args:
             pictures: paths (turned upright where EXIF says so), PIL images, or uint8 arrays in RGB [H, W, 3] or grey
                 [H, W]. Any iterable will do; no more than `batch_size` pictures are held at a time.
+            batch_size: pictures, or tiles of one, at a time on the device.
 
         Raises:
             ImageError: a file that cannot be read. TypeError, ValueError: not a picture.
@@ -133,13 +144,17 @@ class Detector:
         one = isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
         return [
             found
-            for some in batches([pictures] if one else several, batch_size)
-            for found in self.detect([prepare(open_picture(picture)) for picture in some])
+            for some in batches([pictures] if one else several, self.pictures_at_once(batch_size))
+            for found in self.detect([prepare(open_picture(picture), self.tiling) for picture in some], batch_size)
         ]
 
-    def detect(self, samples: Sequence[dict[str, Any]]) -> list[Detections]:
-        """The detections of pictures that went through `prepare`, as one batch."""
-        batch = collate_evaluation([{**sample, "image_id": i} for i, sample in enumerate(samples)])
+    def pictures_at_once(self, batch_size: int) -> int:
+        """How many pictures make a batch; with tiles each is one."""
+        return batch_size if self.tiling is None else 1
+
+    def detect(self, samples: Sequence[dict[str, Any]], batch_size: int = 8) -> list[Detections]:
+        """The detections of pictures that went through `prepare`, as one batch, of tiles `batch_size` at a time."""
+        batch = collate_evaluation([{**sample, "image_id": i} for i, sample in enumerate(samples)], batch_size)
         with torch.inference_mode(), self._autocast():
             batch["images"] = batch["images"].to(self.device)
             found = self.module.predict(batch, float(self.thresholds.min()))
@@ -179,9 +194,20 @@ def open_picture(picture: Picture) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
 
 
-def prepare(picture: Image.Image) -> dict[str, Any]:
-    """The network's input of an RGB picture, as in evaluation: image uint8 [300, 300, 3], size (width, height)."""
-    return {"image": resize(np.asarray(picture), (INPUT_SIZE, INPUT_SIZE)), "size": picture.size}
+def prepare(picture: Image.Image, tiling: Tiling | None = None) -> dict[str, Any]:
+    """The network's input of an RGB picture, as in evaluation: image uint8 [300, 300, 3], size (width, height); with a
+    tiling also windows and shared of `coco.views.see`, and image uint8 [V, 300, 300, 3]."""
+    pixels = np.asarray(picture)
+    views = see(pixels, tiling) if tiling else {"image": resize(pixels, (INPUT_SIZE, INPUT_SIZE))}
+    return {**views, "size": picture.size}
+
+
+def checked_tiling(tiles: int | None, tile_overlap: float | None) -> Tiling | None:
+    """`tiling_from`, whose errors become MisconfigurationExceptions."""
+    try:
+        return tiling_from(tiles, tile_overlap)
+    except TilingError as error:
+        raise MisconfigurationException(f"--{error}") from None
 
 
 def labels_of(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from checkpoints.fetching import local_file
 from coco.augment import denormalise
+from coco.tiles import saved_tiling, settings_of
 from deployment.about import About
 from deployment.engine import ENGINES, Engine, converted, is_exported, open_exported, run_detector
 from deployment.graph import RawGraph
@@ -27,7 +28,7 @@ class ExportedDetector(DetectingModule):
         self.engine = engine
         about = engine.about
         self.class_names, self.category_ids = about.class_names, about.category_ids
-        self.operating_point = about.operating_point
+        self.operating_point, self.tiling = about.operating_point, saved_tiling(about.selection)
         thresholds = about.thresholds
         self.save_hyperparameters(
             {
@@ -129,4 +130,5 @@ def about_of(
         numbers,
         project_version(),
         checkpoint,
+        settings_of(module.tiling),
     )

@@ -65,6 +65,7 @@ class Prediction:
     ) -> None:
         self.detector, self.files, self.pool, self.workers = detector, files, pool, workers
         self.batch_size, self.output, self.draw = batch_size, output, draw
+        self.at_once = detector.pictures_at_once(batch_size)
         self.crops, self.every = crops, every
         module = detector.module
         self.names = drawable_names(tuple(module.class_names), tuple(module.category_ids)) if draw else ()
@@ -97,7 +98,7 @@ class Prediction:
         return "; ".join(parts)
 
     def _predict_pictures(self, inputs: Sequence[Input]) -> None:
-        shots = self._detected(in_order(self.pool, self._open, map(_Shot, inputs), self.batch_size))
+        shots = self._detected(in_order(self.pool, self._open, map(_Shot, inputs), self.at_once))
         for shot in tqdm(in_order(self.pool, self._save, shots, self.workers), total=len(inputs), unit="picture"):
             path = shot.source.path
             if shot.error:
@@ -118,7 +119,7 @@ class Prediction:
         with reader:
             read = itertools.islice(enumerate(reader), 0, None, self.every)
             frames = (_Shot(source, i, time, picture) for i, (time, picture) in read)
-            shots = self._detected(in_order(self.pool, _shrink, frames, self.batch_size))
+            shots = self._detected(in_order(self.pool, self._shrink, frames, self.at_once))
             drawn = in_order(self.pool, self._draw, shots, self.workers)
             total = reader.length and -(-reader.length // self.every)
             self._write_video(tqdm(drawn, total=total, unit="frame", desc=source.path.name), reader, source)
@@ -128,17 +129,23 @@ class Prediction:
     def _open(self, shot: _Shot) -> _Shot:
         try:
             shot.picture, shot.more_frames = decode_upright(shot.source.path)
-            return _shrink(shot, keep=self.draw or self.crops)
+            self._shrink(shot)
+            shot.picture = shot.picture if self.draw or self.crops else None  # kept for these alone
         except ImageError as error:
             shot.error = str(error)
         except Exception as error:  # whatever else a decoder makes of a broken file must not end the run
             shot.error = f"{shot.source.path}: cannot be decoded ({type(error).__name__}: {error})"
         return shot
 
+    def _shrink(self, shot: _Shot) -> _Shot:
+        shot.sample = prepare(shot.picture, self.detector.tiling)
+        return shot
+
     def _detected(self, shots: Iterable[_Shot]) -> Iterator[_Shot]:
-        for some in batches(shots, self.batch_size):
+        for some in batches(shots, self.at_once):
             readable = [shot for shot in some if shot.error is None]
-            for shot, found in zip(readable, self.detector.detect([shot.sample for shot in readable]), strict=True):
+            found_in = self.detector.detect([shot.sample for shot in readable], self.batch_size)
+            for shot, found in zip(readable, found_in, strict=True):
                 shot.found, shot.sample = found, None
             yield from some
 
@@ -202,11 +209,6 @@ def in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable[Any],
         yield waiting.popleft().result()
 
 
-def _shrink(shot: _Shot, keep: bool = True) -> _Shot:
-    """Makes the network's input; the picture itself is kept for drawing only."""
-    shot.sample = prepare(shot.picture)
-    shot.picture = shot.picture if keep else None
-    return shot
 
 
 def _some(paths: Sequence[Path], where: str = ", see above") -> str:

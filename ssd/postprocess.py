@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
-from ssd.boxes import box_iou, cxcywh_to_xyxy, decode_offsets
+from ssd.boxes import cxcywh_to_xyxy, decode_offsets
+from ssd.suppression import suppress_with_kernel, suppress_with_tensors
 
 FIRST_PREFIX = 512  # candidates; enough for nearly every image of a trained model
-BLOCK = 512  # candidates whose pairwise IoUs are held at once: bounds the memory of the tensor form
-LARGEST_SHIFTED = 2.0**16  # images; see `_suppress_with_kernel`
 FIRST_ROUNDS = 8  # fixed-point rounds before convergence is checked; suppression chains are rarely longer
 
 
@@ -123,10 +121,10 @@ def _attempt(
     rank = _rank_in_class(labels, logits.shape[-1] - 1)
     candidate = (scores > thresholds.score) & (rank < thresholds.candidates_per_class)
     if use_kernel:
-        keep = _suppress_with_kernel(boxes, labels, candidate, thresholds.iou)
+        keep = suppress_with_kernel(boxes, labels, candidate, thresholds.iou)
         converged = keep.new_ones(())
     else:
-        keep, converged = _suppress_with_tensors(boxes, labels, candidate, thresholds.iou, rounds)
+        keep, converged = suppress_with_tensors(boxes, labels, candidate, thresholds.iou, rounds)
     # Certain if enough survive, or if the prefix reached below the threshold: nothing is left to come.
     enough = keep.sum(dim=1) >= thresholds.max_detections
     certain = (enough | (scores[:, -1] <= thresholds.score) | exhausted).all()
@@ -196,62 +194,3 @@ def _best(keep: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, count: in
     labels = torch.where(real, labels.gather(1, position), 0)
     missing = count - position.shape[1]
     return F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing)), F.pad(labels, (0, missing))
-
-
-def _suppress_with_kernel(boxes: Tensor, labels: Tensor, candidate: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy NMS per image and class by torchvision's operator: [B, P, ...] -> keep [B, P].
-
-    Classes are kept apart by shifting each by a multiple of a power of two. In float64 that moves no coordinate by more
-    than 2^-29 of the image, far below the float32 rounding of boxes; in float32 it would move IoUs. Where a box is so
-    large that even float64 would round (or infinite: a network that diverges), classes are taken one by one.
-    """
-    largest = float(boxes.abs().amax())
-    shift = largest < LARGEST_SHIFTED
-    span = 2.0 ** math.ceil(math.log2(2 * largest + 2)) if shift else 0.0
-    shifted = boxes.double() + span * labels.unsqueeze(-1)
-    order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)  # by position, ties included
-    threshold = math.nextafter(iou_threshold, 0)  # the operator suppresses above its threshold, we at it
-    keep = torch.zeros_like(candidate)
-    for image in range(len(boxes)):
-        members = candidate[image].nonzero().squeeze(1)
-        classes = labels[image, members]
-        for group in [members] if shift else [members[classes == label] for label in classes.unique()]:
-            keep[image, group[torchvision.ops.nms(shifted[image, group], order[group], threshold)]] = True
-    return keep
-
-
-def _suppress_with_tensors(
-    boxes: Tensor, labels: Tensor, candidate: Tensor, iou_threshold: float, rounds: int
-) -> tuple[Tensor, Tensor]:
-    """The same in plain tensor operations: keep [B, P] and a 0-dim flag that says whether `rounds` were enough.
-
-    A candidate is kept if no kept better one conflicts with it. Iterating that from "all kept" settles the candidates
-    in score order, at least one of a suppression chain per round, and ends in the greedy result.
-    """
-    kept: list[Tensor] = []
-    converged = torch.ones((), dtype=torch.bool, device=boxes.device)
-    for start in range(0, boxes.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        alive = candidate[:, block]
-        for earlier, previous in enumerate(kept):
-            before = slice(earlier * BLOCK, earlier * BLOCK + BLOCK)
-            conflict = _conflicts(boxes, labels, before, block, iou_threshold)
-            alive = alive & ~_any_kept(previous, conflict)
-        conflict = _conflicts(boxes, labels, block, block, iou_threshold).triu(diagonal=1)
-        keep = alive
-        for _ in range(min(rounds, BLOCK)):
-            keep, last = alive & ~_any_kept(keep, conflict), keep
-        converged = converged & ((keep == last).all() if rounds < BLOCK else True)
-        kept.append(keep)
-    return torch.cat(kept, dim=1), converged
-
-
-def _conflicts(boxes: Tensor, labels: Tensor, better: slice, worse: slice, iou_threshold: float) -> Tensor:
-    """float32 [B, better, worse]: 1 where two boxes of one class overlap by the threshold or more."""
-    overlap = box_iou(boxes[:, better], boxes[:, worse]) >= iou_threshold
-    return (overlap & (labels[:, better].unsqueeze(2) == labels[:, worse].unsqueeze(1))).float()
-
-
-def _any_kept(keep: Tensor, conflict: Tensor) -> Tensor:
-    """[B, better] bool, [B, better, worse] -> [B, worse]: does any kept better candidate conflict with it?"""
-    return torch.bmm(keep.float().unsqueeze(1), conflict).squeeze(1) > 0

@@ -35,10 +35,10 @@ def test_batches_have_the_documented_shapes(sample):
     assert sum(len(batch["image_ids"]) for batch in batches) == 10
 
 
-@pytest.mark.parametrize(("count", "context"), [(1, "fork"), (2, "fork"), (2, "spawn")])
-def test_any_number_of_workers_gives_the_same_batches(sample, count, context):
+@pytest.mark.parametrize(("count", "context", "tiles"), [(1, "fork", None), (2, "fork", 200), (2, "spawn", 200)])
+def test_any_number_of_workers_gives_the_same_batches(sample, count, context, tiles):
     def batches(workers):
-        data = COCODataModule(str(sample), batch_size=4, num_workers=workers)
+        data = COCODataModule(str(sample), batch_size=4, num_workers=workers, tiles=tiles)
         loader = data.train_dataloader()
         if workers:
             loader.multiprocessing_context = context
@@ -66,13 +66,27 @@ def test_the_augmentation_asked_for_is_that_of_the_batches(sample):
         module(sample, augmentation=Augmentation(flip=1.5))
 
 
-def test_two_processes_see_together_what_one_sees(sample):
-    data = module(sample)
+@pytest.mark.parametrize("tiles", [None, 200])
+def test_two_processes_see_together_what_one_sees(sample, tiles):
+    data = module(sample, tiles=tiles)
     data._replicas = lambda: (2, 1)
     second = [batch["image_ids"].tolist() for batch in data.train_dataloader()]
     data.batch_size = 8
     data._replicas = lambda: (1, 0)
     assert second == [batch["image_ids"].tolist()[4:] for batch in data.train_dataloader()]
+
+
+def test_with_tiles_an_epoch_has_those_with_a_box_and_a_batch_of_evaluation_is_bounded_by_its_views(sample):
+    whole, tiled = module(sample), module(sample, tiles=150, val_batch_size=40)
+    assert tiled.num_train_images == whole.num_train_images < tiled.num_train_samples
+    assert sum(len(batch["images"]) for batch in tiled.train_dataloader()) == tiled.num_train_samples // 4 * 4
+    with_backgrounds = module(sample, tiles=150, train_backgrounds=True)
+    assert with_backgrounds.num_train_samples > tiled.num_train_samples
+    batches = list(tiled.val_dataloader())
+    assert sum(len(batch["image_ids"]) for batch in batches) == 10 and 1 < len(batches) < 10
+    assert all(len(batch["images"]) <= 40 for batch in batches)
+    assert tiled.samples_from()["tiles"] == 150 and whole.samples_from()["tiles"] is None
+    assert tiled.evaluated_on()["tiles"] == 150 and "tiles" not in whole.evaluated_on()
 
 
 def test_images_without_boxes_are_left_out_of_training_but_evaluated(data):
@@ -237,6 +251,9 @@ def test_a_checkpoint_holds_the_damaged_images_of_all_processes(sample, monkeypa
         ({"seed": -1}, "--data.seed -1: expected a whole number from 0 to 4"),
         ({"damaged_limit": float("nan")}, "--data.damaged_limit nan"),
         ({"val_limit": -3}, "--limit -3"),
+        ({"tiles": 20}, "--data.tiles 20: expected a whole number of pixels, at least 32"),
+        ({"tiles": 600, "tile_overlap": 1.0}, "--data.tile_overlap 1.0: "),
+        ({"tile_min_area": 0.3}, "--data.tile_min_area 0.3: of no tiles"),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name(sample, options, message):

@@ -1,6 +1,7 @@
 """What validation and prediction are to a LightningModule that detects, whatever computes its detections."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,7 +9,10 @@ import torch
 from torch import Tensor
 
 from checkpoints.operating_point import OperatingPoint
+from coco.tiles import Tiling
+from coco.views import Views
 from evaluation.metric import CocoMeanAveragePrecision
+from ssd.merging import merge_views
 from training.evaluated_data import evaluated_annotations
 
 Detected = tuple[Tensor, Tensor, Tensor]
@@ -22,6 +26,7 @@ class DetectingModule(pl.LightningModule):
     Attributes:
         class_names, category_ids: C each; label l of the detections is the l-th.
         operating_point: score thresholds of the checkpoint, for prediction.
+        tiling: of the run that trained it, for prediction; evaluation does as its data module says.
         metric, numbers: of the last validation (float64; Lightning logs them as float32).
     """
 
@@ -32,6 +37,7 @@ class DetectingModule(pl.LightningModule):
         super().__init__()
         self.metric: CocoMeanAveragePrecision | None = None
         self.operating_point: OperatingPoint | None = None
+        self.tiling: Tiling | None = None
         self.numbers: dict[str, float] = {}
 
     @abstractmethod
@@ -49,15 +55,16 @@ class DetectingModule(pl.LightningModule):
         self.metric.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Detected:
-        """batch: images, image_ids and sizes of `COCODataModule`; an empty one (see its sampler) adds nothing.
+        """batch: images, image_ids, sizes and, with tiles, views of `COCODataModule`; an empty one (see its sampler)
+        adds nothing.
 
         Returns boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], on the CPU.
         """
-        return self.evaluate(batch, self.outputs(batch) if len(batch["images"]) else None)
+        return self.evaluate(batch, self.outputs)
 
-    def evaluate(self, batch: dict[str, Any], outputs: Any) -> Detected:
-        """Adds a batch to the metric; `validation_step` says more."""
-        detections = self._detect(batch, outputs=outputs)
+    def evaluate(self, batch: dict[str, Any], outputs_of: Callable[[dict[str, Any]], Any]) -> Detected:
+        """Adds a batch to the metric; `validation_step` says more. outputs_of: `outputs`, or more than it."""
+        detections = self._detect(batch, outputs_of=outputs_of)
         assert self.metric is not None  # made when the epoch starts
         self.metric.update(batch["image_ids"], *detections)
         return detections
@@ -101,14 +108,37 @@ class DetectingModule(pl.LightningModule):
             for i, image_id in enumerate(batch["image_ids"])
         ]
 
-    def _detect(self, batch: dict[str, Any], score_threshold: float | None = None, outputs: Any = None) -> Detected:
-        """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU; `outputs` are
-        the network's, where they are known."""
+    def _detect(
+        self,
+        batch: dict[str, Any],
+        score_threshold: float | None = None,
+        outputs_of: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> Detected:
+        """boxes [B, D, 4] in pixels of the original images, scores [B, D], labels [B, D], all on the CPU."""
+        outputs_of = outputs_of or self.outputs
         if len(batch["images"]) == 0:
             boxes = torch.zeros(0, self.hparams.max_detections, 4, dtype=torch.float32)
             return boxes, boxes[..., 0], torch.zeros(0, self.hparams.max_detections, dtype=torch.int64)
-        outputs = self.outputs(batch) if outputs is None else outputs
         threshold = self.hparams.score_threshold if score_threshold is None else score_threshold
-        boxes, scores, labels = self.detections(outputs, threshold)
-        size = torch.as_tensor(batch["sizes"], dtype=torch.float32)  # [B, 2], width and height
-        return boxes.cpu() * size.repeat(1, 2).unsqueeze(1), scores.cpu(), labels.cpu()
+        if "views" not in batch:
+            boxes, scores, labels = self.detections(outputs_of(batch), threshold)
+            size = torch.as_tensor(batch["sizes"], dtype=torch.float32)  # [B, 2], width and height
+            return boxes.cpu() * size.repeat(1, 2).unsqueeze(1), scores.cpu(), labels.cpu()
+        parts = (self.detections(outputs_of(part), threshold) for part in _parts(batch))
+        return self._merged(batch["views"], [[each.cpu() for each in part] for part in parts])
+
+    def _merged(self, views: Views, parts: Sequence[Sequence[Tensor]]) -> Detected:
+        """Detections of views, in parts, -> those of their pictures, in the shapes of `_detect`."""
+        found = (torch.cat(column) for column in zip(*parts, strict=True))
+        of_views = (*found, torch.from_numpy(views.windows), torch.from_numpy(views.shared))
+        columns = (each.split(views.counts.tolist()) for each in of_views)
+        kept = {name: self.hparams[name] for name in ("iou_threshold", "max_detections")}
+        merged = [merge_views(*of_picture, **kept) for of_picture in zip(*columns, strict=True)]
+        boxes, scores, labels = (torch.stack(column) for column in zip(*merged, strict=True))
+        return boxes, scores, labels
+
+
+def _parts(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The views of a batch, as many as the network is to see at once."""
+    for start in range(0, len(batch["images"]), at_once := batch["views"].at_once):
+        yield {key: batch[key][start : start + at_once] for key in ("images", "boxes", "labels") if key in batch}

@@ -59,7 +59,7 @@ def _end_workers() -> None:
 
 
 class WatchedDataset(Dataset):
-    """Passes keys on to `dataset`, and notes in shared memory which image each worker is reading (-1: none)."""
+    """Passes keys on to `dataset`, and notes in shared memory which sample each worker is reading (-1: none)."""
 
     def __init__(self, dataset: Any, num_workers: int) -> None:
         self.dataset = dataset
@@ -78,12 +78,8 @@ class WatchedDataset(Dataset):
 
     def files(self) -> dict[int, str]:
         """Worker -> the file that it is reading now."""
-        annotations = self.dataset.annotations
-        return {
-            worker: str(self.dataset.directory / annotations.file_name(index))
-            for worker, index in enumerate(self.reading.tolist())
-            if index >= 0
-        }
+        reading = enumerate(self.reading.tolist())
+        return {worker: str(self.dataset.path(index)) for worker, index in reading if index >= 0}
 
 
 class LoaderWatch(pl.Callback):

@@ -132,7 +132,7 @@ class Resume(pl.Callback):
                 f"{trainer.limit_train_batches} its place in the epoch means nothing there; resume without it"
             )
         before = checkpoint["global_step"]
-        data.start = translate(checkpoint, Position(**saved["position"]), old, new, data.num_train_images)
+        data.start = translate(checkpoint, Position(**saved["position"]), old, new, data.num_train_samples)
         self._rate_is_other = True
         rank_zero_info(
             f"Resuming with {new}, where the checkpoint had {old}: epoch {data.start.epoch} goes on at its sample "

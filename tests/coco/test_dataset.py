@@ -8,7 +8,8 @@ from PIL import Image
 
 from coco.annotations import CocoAnnotations
 from coco.dataset import EvaluationDataset, TrainingDataset, collate_evaluation, collate_training
-from coco.decoding import GREY, ImageError
+from coco.decoding import GREY, ImageError, resize
+from coco.tiles import Tiling, TrainingTiles
 from coco.transforms import Augmentation, draw_sample, generator
 
 
@@ -68,6 +69,36 @@ def test_a_zoomed_out_picture_lies_on_grey_where_its_boxes_say(training):
         assert np.array_equal(sample["boxes"], drawn.boxes)
         seen += drawn.place != (0, 0, 300, 300)
     assert seen > 3
+
+
+def test_a_sample_of_tiles_is_one_cut_out_as_if_it_were_the_picture(training):
+    off = Augmentation(crop_side=1.0, flip=0.0)
+    training.decoder, training.augmentation = "pillow", off
+    training.tiles = TrainingTiles(training.annotations, Tiling(150))
+    assert len(training.tiles.trainable) > len(training.annotations.trainable)
+    for number in training.tiles.trainable[::7].tolist():
+        image, window = training.tiles.image(number), training.tiles.window(number)
+        picture = Image.open(training.directory / training.annotations.file_name(image)).convert("RGB")
+        sample = training[0, number]
+        plain = picture.crop(window).resize((300, 300), Image.Resampling.BILINEAR)
+        assert np.array_equal(sample["image"], np.asarray(plain))
+        assert np.array_equal(sample["boxes"], training.tiles.training_boxes(number)[0]) and len(sample["boxes"])
+        assert sample["image_id"] == training.annotations.image_ids[image]
+        assert training.path(number).name == training.annotations.file_name(image)
+
+
+def test_views_of_a_picture_are_the_whole_and_its_tiles_with_the_boxes_of_each(evaluation):
+    whole, (boxes, _) = evaluation[0]["image"], evaluation.annotations.training_boxes(0)
+    evaluation.tiling, evaluation.truths = Tiling(150), True
+    sample, batch = evaluation[0], collate_evaluation([evaluation[0], evaluation[1], None], 3)
+    views, width = batch["views"], sample["size"][0]
+    assert views.counts.tolist() == [len(sample["windows"]), len(evaluation[1]["windows"])] and views.at_once == 3
+    assert len(batch["images"]) == len(batch["boxes"]) == views.counts.sum() == len(views.windows)
+    assert np.array_equal(sample["image"][0], whole) and sample["windows"][0].tolist() == [0, 0, *sample["size"]]
+    assert np.array_equal(sample["truths"][0][0], boxes)
+    pixels = np.asarray(Image.open(evaluation.directory / evaluation.annotations.file_name(0)).convert("RGB"))
+    left, top, right, bottom = sample["windows"][-1].tolist()
+    assert right == width and np.array_equal(sample["image"][-1], resize(pixels[top:bottom, left:right], (300, 300)))
 
 
 def test_an_evaluation_sample_is_the_whole_picture(evaluation):

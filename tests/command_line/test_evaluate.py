@@ -148,6 +148,7 @@ def test_what_only_a_checkpoint_can_take_is_refused(common, whole, day, tmp_path
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(common, day, tmp_path):
     choice = ["--classes", "cross", "disc", "--slices", str(day), "--report", str(tmp_path / "report")]
+    choice += ["--data.tiles", "200"]
     alone = evaluate([*common, *choice])
     before = json.loads((tmp_path / "report" / "report.json").read_text())
     command = [sys.executable, "evaluate.py", *common, *choice, "--devices", "2", "--json", str(tmp_path / "numbers")]
@@ -163,6 +164,7 @@ def test_a_checkpoint_is_evaluated_on_the_classes_and_images_that_its_run_chose(
     shutil.rmtree(data / "val2017")
     (data / "annotations" / "instances_val2017.json").unlink()
     choice = ("--data.classes", "disc,angular", "--data.merge_classes", "angular=square+triangle")
+    choice += ("--data.tiles", "200", "--trainer.limit_train_batches", "2")
     trainer = run(data, tmp_path / "run", *choice, "--data.val_share", "0.25", "--max_epochs", "1")
     assert (
         "validation: 6 of the 24 training images (--data.val_share 0.25, --data.val_seed 0)" in capsys.readouterr().err
@@ -174,8 +176,13 @@ def test_a_checkpoint_is_evaluated_on_the_classes_and_images_that_its_run_chose(
     with caplog.at_level("INFO"):
         numbers = evaluate([*flags, "--report", str(tmp_path / "report")])
     assert "as the checkpoint's run chose: classes ['disc', 'angular'], merge_classes" in caplog.text
+    assert "tiles 200, tile_overlap 0.2" in caplog.text
     assert numbers["mAP"] == pytest.approx(float(trainer.callback_metrics["mAP"]), abs=1e-6)
     assert json.loads((tmp_path / "report/report.json").read_text())["images"] == 6
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        evaluate([*flags, "--data.tiles", "0"])
+    assert "val_share 0.25" in caplog.text and "tiles" not in caplog.text
     ours = ["--annotations", str(sample / "annotations/instances_val2017.json"), "--images", str(sample / "val2017")]
     evaluate([*flags, *ours, "--report", str(tmp_path / "given")])
     assert json.loads((tmp_path / "given/report.json").read_text())["images"] == 10, "other images: all of them"

@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from coco.decoding import ImageError
+from coco.tiles import Tiling
 from datamodule import COCODataModule
 from prediction import Detector
 from prediction.detector import labels_of, open_picture
@@ -46,8 +47,10 @@ def same(found, expected):
     return True
 
 
-def test_predictions_are_those_of_the_trainer_on_the_same_pictures(detector, random_detector, sample):
-    data = COCODataModule(str(sample), batch_size=4, num_workers=0)
+@pytest.mark.parametrize("tiles", [None, 200])
+def test_predictions_are_those_of_the_trainer_on_the_same_pictures(random_detector, sample, tiles):
+    detector = Detector(random_detector, "cpu", score_threshold=0.05, tiles=tiles)
+    data = COCODataModule(str(sample), batch_size=4, num_workers=0, tiles=tiles, val_limit=3 if tiles else None)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     expected = [each for batch in trainer.predict(load_module(random_detector), data) for each in batch]
     files = [data.val_directory / data.val_annotations.file_name(i) for i in range(len(expected))]
@@ -78,6 +81,27 @@ def test_detections_know_their_classes_and_the_pictures_size(detector, paths):
     assert [NAMES[i] for i in found.category_ids] == list(found.class_names)
     assert [list(NAMES)[label - 1] for label in found.labels] == list(found.category_ids)
     assert found.boxes.dtype == found.scores.dtype == np.float32 and (np.diff(found.scores) <= 0).all()
+
+
+def test_tiles_find_what_lies_in_them_too_and_are_by_default_those_of_the_run(random_detector, detector, paths, caplog):
+    module = load_module(random_detector)
+    module.tiling = Tiling(200, 0.3)
+    with caplog.at_level("INFO"):
+        tiled, whole = (
+            Detector(module, "cpu", score_threshold=0.05),
+            Detector(module, "cpu", score_threshold=0.05, tiles=0),
+        )
+    assert "as the checkpoint's run: tiles 200, tile_overlap 0.3" in caplog.text
+    same(whole(paths[0])[0], detector(paths[0])[0])
+    own = Detector(random_detector, "cpu", score_threshold=0.05, tiles=200, tile_overlap=0.3)
+    (found,) = tiled(paths[0], batch_size=4)
+    assert same(found, own(paths[0], batch_size=100)[0]) and found.scores.mean() > detector(paths[0])[0].scores.mean()
+    for settings, message in (
+        ({"tiles": 5}, "--tiles 5: "),
+        ({"tile_overlap": 0.1}, "--tile_overlap 0.1: of no tiles"),
+    ):
+        with pytest.raises(MisconfigurationException, match=message):
+            Detector(module, "cpu", **settings)
 
 
 @pytest.mark.parametrize("classes", [["disc", "triangle"], [2, 7], ["2", "triangle"]])

@@ -152,6 +152,7 @@ VARIANTS = {
             "0.3",
         ),
     ],
+    "tiles": ["--data.tiles", "200", "--data.tile_overlap", "0.3", "--trainer.limit_train_batches", "3"],
     "the options of short runs": [
         *("--model.optimizer", "adamw", "--model.schedule", "cosine", "--model.background_prior", "0.75"),
         *("--data.augmentation.zoom_out", "3", "--data.augmentation.crop_side", "0.6", "--data.augmentation.hue", "0"),
