@@ -209,8 +209,6 @@ def in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable[Any],
         yield waiting.popleft().result()
 
 
-
-
 def _some(paths: Sequence[Path], where: str = ", see above") -> str:
     names = ", ".join(str(path) for path in paths[:NAMED])
     return names + (f", {len(paths) - NAMED} more{where}" if len(paths) > NAMED else "")
