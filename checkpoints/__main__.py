@@ -65,7 +65,8 @@ def facts(name: str | Path) -> dict[str, Any]:
     check_is_ours(ours, path)
     try:
         check_shapes(ours)
-        return {**_of_file(path), **_network(ours, path), **(_published(checkpoint) if published else _run(checkpoint))}
+        run = _published(checkpoint, path) if published else _run(checkpoint)
+        return {**_of_file(path), **_network(ours, path), **run}
     except CheckpointError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -110,10 +111,14 @@ def _network(ours: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _published(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    resumable = not missing_for_training(checkpoint)
+def _published(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    weights_alone = bool(missing_for_training(checkpoint))
+    try:
+        resumable = not weights_alone and bool(to_ours(checkpoint, path))
+    except CheckpointError:  # of an optimiser that is not read here
+        resumable = False
     return {
-        "format": "of the published recipe" + ("" if resumable else ", weights alone"),
+        "format": "of the published recipe" + (", weights alone" if weights_alone else ""),
         "resumable": resumable,
         "epochs": checkpoint.get("epoch"),
         "steps": checkpoint.get("iteration"),

@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from checkpoints.fetching import local_file
+from checkpoints.fetching import FETCHED, local_file
 from coco.annotations import CocoAnnotations
 from coco.names import cell, plain
 from coco.splits import DataError, check_same_classes
@@ -38,7 +38,6 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parses the arguments (those of the process by default), prints the comparison and writes what was asked for."""
     flags = _parser().parse_args(with_home(sys.argv[1:] if args is None else args))
     trainer_flags = _check(flags)
-    flags.a, flags.b = local_file(flags.a), local_file(flags.b)
     sources = [_results_file(path) for path in (flags.a, flags.b)]
     data = _data(flags, pictures=bool(flags.output) or None in sources)
     annotations = data.val_annotations
@@ -144,12 +143,14 @@ def _check(flags: argparse.Namespace) -> dict[str, Any]:
         raise MisconfigurationException(f"--limit {flags.limit}: expected a number of images, at least 1")
     if flags.output is not None and flags.output.exists() and not flags.output.is_dir():
         raise MisconfigurationException(f"--output {flags.output}: expected a directory, but this is a file")
+    precision = fast_precision(flags.accelerator) if flags.precision == "auto" else flags.precision
+    asked = {"accelerator": flags.accelerator, "devices": flags.devices, "precision": precision}
+    trainer_flags = device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
+    flags.a, flags.b = local_file(flags.a), local_file(flags.b)
     for name, path in (("A", flags.a), ("B", flags.b)):
         if not path.exists():
             raise MisconfigurationException(f"{name}: {path} is not there")
-    precision = fast_precision(flags.accelerator) if flags.precision == "auto" else flags.precision
-    asked = {"accelerator": flags.accelerator, "devices": flags.devices, "precision": precision}
-    return device_flags({**asked, "num_nodes": 1, "strategy": "auto", "plugins": None})
+    return trainer_flags
 
 
 def _write(
@@ -186,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ssd300 compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("a", type=Path, metavar="A", help="checkpoint, report directory, or COCO results")
+    add("a", type=Path, metavar="A", help=f"checkpoint, report directory, or COCO results; {FETCHED}")
     add("b", type=Path, metavar="B", help="the same")
     add("--data_root", metavar="DIR", help="the data set, or its yaml: its validation part")
     add("--annotations", type=Path, metavar="FILE", help="other annotations")

@@ -7,12 +7,14 @@ import urllib.request
 
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from checkpoints import download, fetching
 from checkpoints.download import DownloadError
 from checkpoints.fetching import fetch, local_file
 from checkpoints.files import CheckpointError
 from checkpoints.published_layout import to_reference_state
+from command_line.compare import main as compare
 from command_line.evaluate import evaluate
 from command_line.fit import train
 from prediction import Detector
@@ -180,8 +182,12 @@ def test_the_published_checkpoint_is_taken_by_name(published, server, sample, tm
     with pytest.raises(CheckpointError, match="its backbone is resnet18, this run's thin"):
         flags = ["--model.backbone", "thin", "--finetune_from", published, "--accelerator", "cpu"]
         train(["--data_root", str(sample), *flags, "--trainer.fast_dev_run", "true"])
-    with pytest.raises(Exception, match=r"--save_thresholds: .*ssd\.pt is the copy of a published file"):
+    with pytest.raises(
+        MisconfigurationException, match=r"--save_thresholds: .*ssd\.pt is the copy of a published file"
+    ):
         evaluate(["--ckpt_path", published, "--data_root", str(sample), "--save_thresholds", "true"])
+    with pytest.raises(MisconfigurationException, match=r"^B: .*gone\.json is not there"):
+        compare([published, str(tmp_path / "gone.json"), "--data_root", str(sample), "--accelerator", "cpu"])
     assert server.asked.count("") == 2, "once by name, once by address"
 
 

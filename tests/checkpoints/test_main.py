@@ -10,7 +10,8 @@ from checkpoints.__main__ import facts, main
 from checkpoints.files import CheckpointError
 from checkpoints.operating_point import OperatingPoint, save_operating_point
 from checkpoints.progress import progress_after
-from checkpoints.published_layout import to_reference_state
+from checkpoints.published import from_ours
+from ssd.parameters import parameter_groups
 from ssd_module import SSDModule, load_module
 
 NAMES = ["cat", "dog\x1b[31m", "emu"]
@@ -21,12 +22,15 @@ def files(tmp_path_factory):
     """A checkpoint as a run leaves it after epoch 3, with thresholds, and published files of the same weights."""
     module = SSDModule("resnet18", 3, NAMES, [1, 5, 9])
     directory = tmp_path_factory.mktemp("files")
+    optimizer = torch.optim.SGD(parameter_groups(module.model, 5e-4), lr=1e-3, momentum=0.9)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 1e-3
     ours = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
         "global_step": 12,
         "loops": progress_after(3, 12),
-        "optimizer_states": [{"state": {}}],
+        "optimizer_states": [optimizer.state_dict()],
         "last_validation": {"mAP": 0.25},
         "callbacks": {"ModelCheckpoint of the run: best": {"monitor": "mAP", "best_model_score": torch.tensor(0.5)}},
         "made_with": {"trainer": {"precision": "bf16-mixed"}, "device": "cpu", "versions": {"torch": "2.14"}},
@@ -34,9 +38,10 @@ def files(tmp_path_factory):
     }
     torch.save(ours, directory / "last.ckpt")
     save_operating_point(directory / "last.ckpt", OperatingPoint("f1", (0.5, 0.25, 0.5), 10, "digest"))
-    weights = {"model": to_reference_state(module.model.state_dict())}
-    torch.save(weights, directory / "weights.pt")
-    torch.save({**weights, "epoch": 3, "iteration": 12, "optimizer": {}}, directory / "epoch_2.pt")
+    published = from_ours(ours)
+    torch.save(published, directory / "epoch_2.pt")
+    torch.save({**published, "optimizer": {"of": "Apex"}}, directory / "apex.pt")
+    torch.save({"model": published["model"]}, directory / "weights.pt")
     return directory
 
 
@@ -53,9 +58,10 @@ def test_of_a_run_it_tells_place_numbers_thresholds_and_data(files):
 
 
 def test_of_a_published_file_it_tells_whether_training_can_go_on(files):
-    whole, weights = facts(files / "epoch_2.pt"), facts(files / "weights.pt")
+    whole, apex, weights = (facts(files / f"{name}.pt") for name in ("epoch_2", "apex", "weights"))
     assert (whole["format"], whole["epochs"], whole["steps"]) == ("of the published recipe", 3, 12)
-    assert (weights["format"], weights["resumable"]) == ("of the published recipe, weights alone", False)
+    assert (whole["resumable"], apex["resumable"], weights["resumable"]) == (True, False, False)
+    assert weights["format"] == "of the published recipe, weights alone"
     assert weights["class_names"] == ["class 1", "class 2", "class 3"] and weights["category_ids"] == [1, 2, 3]
 
 
