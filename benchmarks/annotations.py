@@ -159,23 +159,35 @@ def kilobytes(file: str, key: str) -> float:
     return int(line.split()[1]) * 1.024
 
 
-def write_instances(path: Path, images: int, polygon_points: int) -> None:
-    """A json with COCO's keys, in its style; seeded."""
+def write_instances(
+    path: Path, images: int, polygon_points: int, boxes_per_image: float = BOXES_PER_IMAGE, folder_of: int | None = None
+) -> None:
+    """A json with COCO's keys, in its style; seeded; written as it is made.
+
+    Args:
+        folder_of: so many images to a folder; all in one by default.
+    """
     draw = random.Random(0)
     polygons = [", ".join(f"{draw.uniform(0, 640):.2f}" for _ in range(2 * polygon_points)) for _ in range(200)]
+    boxes = [_box(draw) for _ in range(10_000)]
     ids = draw.sample(range(1, 5 * images + 1), images)
     with open(path, "w") as file:
         file.write('{"info": {"year": 2017}, "licenses": [], "images": [')
-        file.write(", ".join(map(_image, ids)))
+        for number, id in enumerate(ids):
+            file.write(", " * (number > 0) + _image(id, f"{number // folder_of:04d}/" if folder_of else ""))
         file.write('], "annotations": [')
-        for number in range(int(images * BOXES_PER_IMAGE)):
-            file.write(", " * (number > 0) + _annotation(draw, number + 1, draw.choice(ids), draw.choice(polygons)))
+        for number in range(int(images * boxes_per_image)):
+            box, polygon, image_id = draw.choice(boxes), draw.choice(polygons), draw.choice(ids)
+            file.write(
+                f'{", " * (number > 0)}{{"segmentation": [[{polygon}]], {box}, "iscrowd": 0, "image_id": {image_id}, '
+                f'"category_id": {number % 90 + 1}, "id": {number + 1}}}'
+            )
         categories = [{"supercategory": "thing", "id": id, "name": f"class {id}"} for id in range(1, 91)]
         file.write(f'], "categories": {json.dumps(categories)}}}')
 
 
-def _image(id: int) -> str:
-    name = f"{id:012d}.jpg"
+def _image(id: int, folder: str) -> str:
+    name = f"{folder}{id:012d}.jpg"
     return (
         f'{{"license": 3, "file_name": "{name}", "coco_url": "http://images.cocodataset.org/train2017/{name}", '
         '"height": 480, "width": 640, "date_captured": "2013-11-14 11:18:45", '
@@ -183,12 +195,9 @@ def _image(id: int) -> str:
     )
 
 
-def _annotation(draw: random.Random, id: int, image_id: int, polygon: str) -> str:
+def _box(draw: random.Random) -> str:
     box = [round(draw.uniform(low, high), 2) for low, high in ((0, 320), (0, 240), (1, 320), (1, 240))]
-    return (
-        f'{{"segmentation": [[{polygon}]], "area": {box[2] * box[3] / 2:.4f}, "iscrowd": 0, "image_id": {image_id}, '
-        f'"bbox": {box}, "category_id": {draw.randint(1, 90)}, "id": {id}}}'
-    )
+    return f'"area": {box[2] * box[3] / 2:.4f}, "bbox": {box}'
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,21 @@ class CocoAnnotations:
     def file_name(self, i: int) -> str:
         i = self._indices[i]
         name = self._letters[self._first_letter[i] : self._first_letter[i + 1]].tobytes().decode(errors="replace")
+        self._check_safe(name)
+        return name
+
+    def file_names(self) -> list[str]:
+        """Of all images, in a fraction of the time."""
+        letters, ends = self._letters.tobytes(), self._first_letter.tolist()
+        names = [letters[begin:end].decode(errors="replace") for begin, end in pairwise(ends)]
+        for unsafe in filter(UNSAFE_NAME.search, names):
+            self._check_safe(unsafe)
+        return names
+
+    def _check_safe(self, name: str) -> None:
         # Checked when the json was parsed; but a cache may come with somebody's data, and this name will be opened.
         if UNSAFE_NAME.search(name):
             raise AnnotationError(f"{self._cache_path}: {name!r} leaves the image directory. Delete this cache.")
-        return name
 
     @property
     def training_objects(self) -> np.ndarray:

@@ -56,7 +56,7 @@ def findings_of_both(train: CocoAnnotations, val: CocoAnnotations, directories: 
     if without:
         found.notes.append(f"{len(without)} classes have boxes in val and none in train: {some(without)}")
     if _same_directory(*directories):
-        shared = sorted(set(file_names(train)) & set(file_names(val)))
+        shared = sorted(set(train.file_names()) & set(val.file_names()))
         if shared:
             found.notes.append(in_both(len(shared), shared))
     return found
@@ -65,10 +65,6 @@ def findings_of_both(train: CocoAnnotations, val: CocoAnnotations, directories: 
 def in_both(count: int, examples: Sequence[str]) -> str:
     """The note on pictures that are in both splits."""
     return f"{count} pictures are in both splits, so evaluation sees pictures that were trained on: {some(examples)}"
-
-
-def file_names(annotations: CocoAnnotations) -> list[str]:
-    return [annotations.file_name(i) for i in range(len(annotations))]
 
 
 def some(examples: Sequence[Any]) -> str:
@@ -164,7 +160,7 @@ def _class_notes(annotations: CocoAnnotations, split: str) -> list[str]:
 
 
 def _image_notes(annotations: CocoAnnotations) -> list[str]:
-    counts = Counter(file_names(annotations))
+    counts = Counter(annotations.file_names())
     listed = sorted(name for name, count in counts.items() if count > 1)
     extra = len(annotations) - len(counts)
     told = f"{len(listed)} file names are listed more than once ({extra} images too many): {some(listed)}"

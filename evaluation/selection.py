@@ -48,7 +48,7 @@ def read_slice(path: Path, annotations: CocoAnnotations) -> np.ndarray:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}. Expected a file that lists images") from None
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: no text in UTF-8 ({error.reason}). Expected a file that lists images") from None
-    by_name = {annotations.file_name(i): int(annotations.image_ids[i]) for i in range(len(annotations))}
+    by_name = dict(zip(annotations.file_names(), annotations.image_ids.tolist(), strict=True))
     by_id = {str(image_id): image_id for image_id in annotations.image_ids.tolist()}
     found = []
     for number, line in enumerate(lines, start=1):

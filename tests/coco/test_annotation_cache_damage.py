@@ -246,5 +246,7 @@ def test_a_cache_that_came_with_the_data_cannot_name_a_file_outside(path):
     letters.write_bytes(letters.read_bytes().replace(b"sub/a.jpg", b"../../a.x"))
     with pytest.raises(AnnotationError, match=r"leaves the image directory\. Delete this cache"):
         CocoAnnotations.load(path).file_name(0)
+    with pytest.raises(AnnotationError, match=r"leaves the image directory\. Delete this cache"):
+        CocoAnnotations.load(path).file_names()
     letters.write_bytes(letters.read_bytes().replace(b"../../a.x", b"sub/\xff.jpg"))
     assert CocoAnnotations.load(path).file_name(0) == "sub/\ufffd.jpg", "no file; its absence will be reported"

@@ -20,7 +20,7 @@ def test_images_are_sorted_by_id_and_annotations_keep_file_order_within_an_image
     assert loaded.image_ids.tolist() == [10, 20, 30]
     assert loaded.widths.tolist() == [200, 64, 100]
     assert loaded.heights.tolist() == [100, 64, 50]
-    assert [loaded.file_name(i) for i in range(3)] == ["sub/a.jpg", "été.jpg", "c.jpg"]
+    assert [loaded.file_name(i) for i in range(3)] == ["sub/a.jpg", "été.jpg", "c.jpg"] == loaded.file_names()
     assert loaded.first.tolist() == [0, 2, 2, 4]
     assert loaded.bboxes.tolist() == [[0, 0, 100, 50], [50, 25, 150, 75], [10, 5, 20.5, 10], [0, 0, 50, 50]]
     assert loaded.iscrowd.tolist() == [True, False, False, False]
