@@ -39,7 +39,7 @@ def predict_stream(
     try:
         for frame in tqdm(latest, unit="frame", desc=name, disable=None):
             picture = frame.picture()
-            (found,) = detector.detect([prepare(picture)])
+            (found,) = detector.detect([prepare(picture, detector.tiling)])
             if crops:
                 save_crops(picture, found, output / CROPS, f"{STEM}_{frame.number:06d}")
             if draw:

@@ -74,7 +74,7 @@ def _at_borders(boxes: Tensor, window: Tensor, shared: Tensor) -> tuple[Tensor, 
     gap = torch.cat((boxes[:, :2] - window[:, :2], window[:, 2:] - boxes[:, 2:]), 1)
     depth = torch.cat((boxes[:, 2:] - window[:, :2], window[:, 2:] - boxes[:, :2]), 1)
     ends = (gap <= margin.repeat(1, 2)) & (shared >= 0)
-    return ends.any(1), (ends & (2 * gap < shared - depth)).any(1)
+    return ends.any(1), (ends & (2 * gap.clamp(min=0) < shared - depth)).any(1)
 
 
 def _share_within(box: Tensor, others: Tensor) -> Tensor:

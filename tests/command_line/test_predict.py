@@ -182,6 +182,8 @@ def test_a_video_that_breaks_off_keeps_its_frames_so_far(arguments, tmp_path, ca
     [
         (["--score_threshold", "1.5"], "--score_threshold 1.5"),
         (["--batch_size", "0"], "--batch_size 0"),
+        (["--tiles", "8"], "--tiles 8: expected a whole number of pixels"),
+        (["--tile_overlap", "0.3"], "--tile_overlap 0.3: of no tiles"),
         (["--classes", "zebra"], "zebra.*disc"),
         (["none/*.jpg"], r"none/\*\.jpg: no picture or video"),
         (["--devices", "2"], "one device"),

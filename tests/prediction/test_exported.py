@@ -36,12 +36,18 @@ def test_pixels_come_back_exactly_from_what_a_data_module_made_of_them():
     assert torch.equal(denormalise(normalise(every)), every)
 
 
-@pytest.mark.parametrize(("threshold", "engine"), [(None, "auto"), (0.1, "auto"), (0.1, "onnx"), (None, "openvino")])
-def test_a_detector_of_it_finds_what_that_of_the_checkpoint_finds(exported, thin_detector, sample, threshold, engine):
+@pytest.mark.parametrize(
+    ("threshold", "engine", "tiles"),
+    [(None, "auto", None), (0.1, "auto", 200), (0.1, "onnx", None), (None, "openvino", 200)],
+)
+def test_a_detector_of_it_finds_what_that_of_the_checkpoint_finds(
+    exported, thin_detector, sample, threshold, engine, tiles
+):
     pytest.importorskip("openvino", reason="needs the extra [openvino]")
     paths = sorted((sample / "val2017").glob("*.jpg"))
-    other = Detector(exported if engine == "auto" else thin_detector, score_threshold=threshold, engine=engine)
-    ours, theirs = Detector(thin_detector, "cpu", score_threshold=threshold)(paths), other(paths)
+    common = {"score_threshold": threshold, "tiles": tiles}
+    other = Detector(exported if engine == "auto" else thin_detector, engine=engine, **common)
+    ours, theirs = Detector(thin_detector, "cpu", **common)(paths), other(paths)
     assert sum(map(len, ours)) > 20
     for expected, found in zip(ours, theirs, strict=True):
         assert np.allclose(expected.scores, found.scores, atol=1e-5) and expected.size == found.size

@@ -74,6 +74,7 @@ def test_neighbours_of_another_class_or_apart_stay():
     assert merged([(2, [560, 100, 640, 160], 0.9, 1), (2, [700, 100, 780, 160], 0.8, 1)])[2] == [1, 1]
     assert merged([(1, [400, 100, 600, 160], 0.5, 1), (2, [490, 90, 700, 170], 0.9, 2)])[2] == [2, 1]
     assert merged([(1, part, 0.9, 1), (1, beyond, 0.8, 1)])[0] == [beyond], "what the next tile shares is left to it"
+    assert merged([(1, [476, 100, 606, 160], 0.9, 1)])[2] == [1], "deeper than the overlap, though it sticks out"
     assert merged([(3, [1470, 10, 1500, 60], 0.9, 1)])[2] == [1], "no neighbour at the picture's own border"
 
 
