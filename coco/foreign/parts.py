@@ -1,6 +1,9 @@
 """What the readers of other tools' data sets share: a split as it was read, its pictures found, hotcoco's errors."""
 
+import html
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,8 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "val2017"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+REFERENCE = re.compile(rb"&#?\w{1,10};")  # in xml
+PRIVATE_USE = 0xF0000  # the first such character of Unicode's plane 15
 WHOLE = ""  # the split of a data set without any
 
 
@@ -40,10 +45,32 @@ class Part:
 
 
 def by_hotcoco(convert: Callable[[str], Any], path: Path) -> dict[str, Any]:
-    try:
-        return convert(str(path)).dataset
-    except (ValueError, OSError) as error:
-        raise ConversionError(f"{path}: {error}") from None
+    """What hotcoco reads of a file, or of those of a folder.
+
+    In xml it cuts texts off at `&amp;` and other references, or leaves these as they are: it gets a copy with a
+    character of private use for each, which becomes what is meant.
+    """
+    files = sorted(path.glob("*.xml")) if path.is_dir() else [path] if path.suffix.lower() == ".xml" else []
+    meant: dict[bytes, str] = {}
+    for file in files:
+        for found in REFERENCE.findall(file.read_bytes()):
+            meant.setdefault(found, chr(PRIVATE_USE + len(meant)))
+    with tempfile.TemporaryDirectory() as place:
+        staged = Path(place) if path.is_dir() else Path(place, path.name)
+        for file in files if meant else ():
+            text = REFERENCE.sub(lambda found: meant[found[0]].encode(), file.read_bytes())
+            with replacing(Path(place, file.name), durable=False) as copy:
+                copy.write(text)
+        read_from = staged if meant else path
+        try:
+            dataset = convert(str(read_from)).dataset
+        except (ValueError, OSError) as error:
+            raise ConversionError(f"{path}: {str(error).replace(str(read_from), str(path))}") from None
+    back = {ord(letter): html.unescape(reference.decode()) for reference, letter in meant.items()}
+    for key, rows in (("name", dataset["categories"]), ("file_name", dataset["images"])):
+        for row in rows:
+            row[key] = row[key].translate(back)
+    return dataset
 
 
 def add(part: Part, dataset: dict[str, Any], shares: bool = False) -> Part:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from coco.annotations import CocoAnnotations
 from coco.convert import convert, main
-from coco.foreign.formats import format_of
+from coco.foreign.formats import format_of, read
 from coco.foreign.parts import ConversionError
 from coco.splits import DataError
 from datamodule import COCODataModule
@@ -167,6 +167,25 @@ def test_voc_with_lists_of_its_splits_and_difficult_objects(sample, tmp_path):
     assert any("pictures are in no list of" in line and "4 pictures" in line for line in lines)
     assert any("marked difficult became crowds" in line for line in lines)
     assert not (tmp_path / "made/train2017" / f"{names[0]}.jpg").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["voc", "cvat"])
+def test_references_in_xml_are_the_characters_they_stand_for(tmp_path, kind):
+    (tmp_path / "of").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "of" / "a & b.jpg")
+    name, size, corners = "salt &amp; &#60;pepper&gt;", 'width="40" height="30"', 'xtl="1" ytl="1" xbr="9" ybr="9"'
+    content = {
+        "voc": "<annotation><filename>a &amp; b.jpg</filename><size><width>40</width><height>30</height></size>"
+        f"<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+        "</annotation>",
+        "cvat": f"<annotations><meta><task><labels><label><name>{name}</name></label></labels></task></meta>"
+        f'<image id="0" name="a &amp; b.jpg" {size}><box label="{name}" {corners} occluded="0"></box></image>'
+        "</annotations>",
+    }[kind]
+    (tmp_path / "of" / "annotations.xml").write_text(content)
+    (part,), names = read(tmp_path / "of", kind)
+    assert names == ["salt & <pepper>"] == [name for name, *_ in part.boxes[0]]
+    assert part.images[0][0].name == "a & b.jpg"
 
 
 def test_groups_stay_together(sample, tmp_path):
