@@ -88,8 +88,9 @@ def test_flags_of_every_other_device_come_back_unchanged(accelerator):
     assert accelerators.resolve_trainer_flags(**flags) == flags
 
 
-def test_python_m_accelerators_says_what_is_here_and_what_to_do(capsys):
+def test_python_m_accelerators_says_what_is_here_and_what_to_do(capsys, monkeypatch):
     """Within this process; test_on_standin.py has one of its own."""
+    monkeypatch.setattr(sys, "argv", ["accelerators"])
     runpy.run_module("accelerators", run_name="__main__")
     out = capsys.readouterr().out
     for word in (

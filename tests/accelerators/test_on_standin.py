@@ -118,6 +118,7 @@ def test_row_spawned_processes_get_the_parents_random_state(tmp_path):
     assert ranks[0]["weights"] == ranks[1]["weights"]
 
 
+@pytest.mark.slow  # tests/test_mlu.py has two such nodes train SSD each time
 def test_two_nodes_of_one_mlu_each_train_together_under_torchrun(tmp_path, popen):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
