@@ -26,6 +26,7 @@ COMMANDS = {
     "convert": ("coco.convert", "make a COCO-format data set of YOLO, VOC, CVAT, Open Images or a table"),
     "sample": ("coco.sample", "write the built-in sample data set"),
     "info": ("checkpoints", "what a checkpoint is: network, classes, training, numbers"),
+    "demo": ("command_line.demo", "a page on this machine: drop pictures, see boxes"),
     "devices": ("accelerators", "what Lightning will use on this machine"),
     "selftest": ("command_line.selftest", "whether a device trains and evaluates as the CPU does"),
 }

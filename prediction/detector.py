@@ -9,6 +9,7 @@ for found in detector(["street.jpg", Image.open("cat.png"), array]):
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,16 +115,12 @@ class Detector:
             accelerator, precision = "cpu", None
         strategy = _one_device(accelerator, devices, precision)
         module = checkpoint if isinstance(checkpoint, DetectingModule) else open_detector(checkpoint, *asked)
-        point = module.operating_point if score_threshold is None else None
-        if point:
-            rank_zero_info(f"score thresholds of the checkpoint: {point}")
+        if module.operating_point and score_threshold is None:
+            rank_zero_info(f"score thresholds of the checkpoint: {module.operating_point}")
         self.tiling = module.tiling if tiles is None else tiling
         if tiles is None and self.tiling is not None:
             rank_zero_info(f"as the checkpoint's run: tiles {self.tiling.size}, tile_overlap {self.tiling.overlap}")
-        default = DEFAULT_THRESHOLD if score_threshold is None else score_threshold
-        # float32 [C], of detections by label
-        self.thresholds = np.array(point.thresholds if point else [default] * len(module.class_names), np.float32)
-        self.labels = labels_of(classes, module.class_names, module.category_ids)
+        self._choose(module, score_threshold, classes)
         self.device = strategy.root_device
         strategy.setup_environment()
         self.module = strategy.precision_plugin.convert_module(module.to(self.device)).eval()
@@ -151,6 +148,21 @@ class Detector:
     def pictures_at_once(self, batch_size: int) -> int:
         """How many pictures make a batch; with tiles each is one."""
         return batch_size if self.tiling is None else 1
+
+    def choosing(self, score_threshold: float | None = None, classes: Sequence[str | int] | None = None) -> "Detector":
+        """The same network with another threshold and other classes, as of the class; nothing is loaded again."""
+        other = copy(self)
+        other._choose(self.module, score_threshold, classes)
+        return other
+
+    def _choose(
+        self, module: DetectingModule, score_threshold: float | None, classes: Sequence[str | int] | None
+    ) -> None:
+        point = module.operating_point if score_threshold is None else None
+        default = DEFAULT_THRESHOLD if score_threshold is None else score_threshold
+        # float32 [C], of detections by label
+        self.thresholds = np.array(point.thresholds if point else [default] * len(module.class_names), np.float32)
+        self.labels = labels_of(classes, module.class_names, module.category_ids)
 
     def detect(self, samples: Sequence[dict[str, Any]], batch_size: int = 8) -> list[Detections]:
         """The detections of pictures that went through `prepare`, as one batch, of tiles `batch_size` at a time."""

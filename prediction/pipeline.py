@@ -44,10 +44,11 @@ class Prediction:
 
     Args:
         workers: threads of the pool. output: directory of the drawn files, unless `draw` is false. crops: whether each
-            box is saved as a picture of its own. every: of videos only each so-many-th frame.
+            box is saved as a picture of its own. every: of videos only each so-many-th frame. called: what the tables
+            call a file.
 
     Attributes:
-        problems: input -> `UNREAD`, `BROKE_OFF` or `UNDRAWN`; none of them ends the run.
+        problems: input -> `UNREAD`, `BROKE_OFF` or `UNDRAWN`; none of them ends the run. reasons: of these, in words.
         first_only: inputs with further frames, of which only the first was used.
     """
 
@@ -62,6 +63,7 @@ class Prediction:
         draw: bool,
         crops: bool = False,
         every: int = 1,
+        called: Callable[[Path], str] = Path.as_posix,
     ) -> None:
         self.detector, self.files, self.pool, self.workers = detector, files, pool, workers
         self.batch_size, self.output, self.draw = batch_size, output, draw
@@ -69,7 +71,9 @@ class Prediction:
         self.crops, self.every = crops, every
         module = detector.module
         self.names = drawable_names(tuple(module.class_names), tuple(module.category_ids)) if draw else ()
+        self.called = called
         self.problems: dict[Path, str] = {}
+        self.reasons: dict[Path, str] = {}
         self.first_only: list[Path] = []
 
     def predict(self, found: Found) -> None:
@@ -109,7 +113,7 @@ class Prediction:
             if shot.more_frames:
                 self.first_only.append(path)
             drawn = shot.source.drawn if self.draw and not shot.undrawn else None
-            self.files.add(path.as_posix(), shot.found, drawn, stem=shot.source.stem)
+            self.files.add(self.called(path), shot.found, drawn, stem=shot.source.stem)
 
     def _predict_video(self, source: Input) -> None:
         try:
@@ -183,7 +187,7 @@ class Prediction:
                     except video.VideoError as error:
                         problem = error
                 drawn = source.drawn if self.draw and problem is None else None
-                self.files.add(source.path.as_posix(), shot.found, drawn, shot.frame)
+                self.files.add(self.called(source.path), shot.found, drawn, shot.frame)
         finally:
             try:
                 if writer is not None:
@@ -194,7 +198,7 @@ class Prediction:
             self._report(source.path, UNDRAWN, f"{source.path}: {UNDRAWN} ({problem})")
 
     def _report(self, path: Path, what: str, message: str) -> None:
-        self.problems[path] = what
+        self.problems[path], self.reasons[path] = what, message
         tqdm.write(f"warning: {message}", file=sys.stderr)
 
 

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ WAIT = 60  # s
 
 
 class Browser:
-    """A page of its own, without a network; what it complains of and asks for is kept.
+    """A page of its own, by default without a network; what it complains of and asks for is kept.
 
     Attributes:
         errors: what went to the console as an error or was thrown. requests: addresses asked for.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, offline: bool = True) -> None:
         (read, their_end), (their_start, write) = os.pipe(), os.pipe()
         # As root, and in containers, there is no sandbox to have.
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
@@ -45,13 +46,14 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         nothing = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        self.call("Network.emulateNetworkConditions", offline=True, **nothing)
+        if offline:
+            self.call("Network.emulateNetworkConditions", offline=True, **nothing)
 
-    def open(self, page: Path, width: int, height: int = 900) -> None:
+    def open(self, page: Path | str, width: int, height: int = 900) -> None:
         """Waits until it is loaded."""
         self.errors, self.requests, before = [], [], self._loaded
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while self._loaded == before:
             self._take()
 
@@ -61,10 +63,15 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def complaints(self) -> list[str]:
-        """What is wrong with the page that is open: errors, requests of a network, content wider than the window."""
+    def screenshot(self, path: Path) -> None:
+        """Of the whole page, as PNG."""
+        path.write_bytes(b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+
+    def complaints(self, own: str = "file:") -> list[str]:
+        """What is wrong with the page that is open: errors, requests of a network but for the page's own address,
+        content wider than the window."""
         wide = self.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        outside = [f"asked for {url}" for url in self.requests if not url.startswith(("file:", "data:"))]
+        outside = [f"asked for {url}" for url in self.requests if not url.startswith((own, "data:", "blob:"))]
         return [*self.errors, *outside, *([f"{wide} px wider than the window"] if wide > 0 else [])]
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
