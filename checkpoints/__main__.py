@@ -58,7 +58,7 @@ def facts(name: str | Path) -> dict[str, Any]:
     """
     path = local_file(name)
     if is_exported(path):
-        return {**_exported(path), **_of_file(path)}
+        return {**_of_file(path), **_exported(path)}
     checkpoint = read_checkpoint(path)
     published = is_published(checkpoint)
     ours = to_ours(without_training(checkpoint), path) if published else checkpoint
@@ -66,7 +66,7 @@ def facts(name: str | Path) -> dict[str, Any]:
     try:
         check_shapes(ours)
         run = _published(checkpoint, path) if published else _run(checkpoint)
-        return {**_of_file(path), **_network(ours, path), **run}
+        return {**_of_file(path), "format": run["format"], **_network(ours, path), **run}
     except CheckpointError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

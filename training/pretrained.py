@@ -35,7 +35,7 @@ def backbone_weights(backbone: str, weights: str) -> dict[str, Tensor]:
     Args:
         backbone: resnet18 .. resnet152.
         weights: a torchvision weights name such as `IMAGENET1K_V2` (downloaded once, then cached by torch.hub), or the
-            path of a file with a torchvision state dict.
+            path of a file with a torchvision state dict, of torch.save's or as safetensors.
 
     Raises:
         PretrainedWeightsError: unknown name, download impossible, file missing, or a file that is no plain state dict.
@@ -73,6 +73,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = read_plain(path)
     except CheckpointError as error:
         raise PretrainedWeightsError(f"backbone_weights: {error}") from None
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # so a safetensors file is read, too
+        state = state["model"]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):

@@ -165,7 +165,7 @@ def test_one_of_several_processes_fetches(server):
 @pytest.fixture
 def published(server, monkeypatch, tmp_path):
     """The name of the published checkpoint means a file as a recipe's run on several devices with Apex saves it."""
-    weights = to_reference_state(SSDModule("resnet18", 2).model.state_dict())
+    weights = to_reference_state(SSDModule("thin", 2).model.state_dict())
     state = {f"module.1.{key}": value for key, value in weights.items()}
     torch.save({"model": state, "epoch": 65, "iteration": 1, "optimizer": {"of": "apex"}}, tmp_path / "made.pt")
     server.content = (tmp_path / "made.pt").read_bytes()
@@ -175,12 +175,12 @@ def published(server, monkeypatch, tmp_path):
 
 def test_the_published_checkpoint_is_taken_by_name(published, server, sample, tmp_path, monkeypatch, capsys):
     module = load_module(published)
-    assert (module.hparams.backbone, module.hparams.num_classes) == ("resnet18", 2)
+    assert (module.hparams.backbone, module.hparams.num_classes) == ("thin", 2)
     by_address = Detector(server.address("ssd.pt"), accelerator="cpu").module
     for key, value in module.state_dict().items():
         assert torch.equal(by_address.state_dict()[key], value)
-    with pytest.raises(CheckpointError, match="its backbone is resnet18, this run's thin"):
-        flags = ["--model.backbone", "thin", "--finetune_from", published, "--accelerator", "cpu"]
+    with pytest.raises(CheckpointError, match="its backbone is thin, this run's resnet18"):
+        flags = ["--model.backbone", "resnet18", "--finetune_from", published, "--accelerator", "cpu"]
         train(["--data_root", str(sample), *flags, "--trainer.fast_dev_run", "true"])
     with pytest.raises(
         MisconfigurationException, match=r"--save_thresholds: .*ssd\.pt is the copy of a published file"

@@ -20,7 +20,7 @@ NAMES = ["cat", "dog\x1b[31m", "emu"]
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A checkpoint as a run leaves it after epoch 3, with thresholds, and published files of the same weights."""
-    module = SSDModule("resnet18", 3, NAMES, [1, 5, 9])
+    module = SSDModule("thin", 3, NAMES, [1, 5, 9])
     directory = tmp_path_factory.mktemp("files")
     optimizer = torch.optim.SGD(parameter_groups(module.model, 5e-4), lr=1e-3, momentum=0.9)
     for group in optimizer.param_groups:
@@ -49,7 +49,7 @@ def test_of_a_run_it_tells_place_numbers_thresholds_and_data(files):
     found, content = facts(files / "last.ckpt"), (files / "last.ckpt").read_bytes()
     assert found["sha256"] == hashlib.sha256(content).hexdigest() and found["bytes"] == len(content)
     assert (found["format"], found["resumable"]) == ("of this project", True)
-    assert (found["backbone"], found["class_names"], found["category_ids"]) == ("resnet18", NAMES, [1, 5, 9])
+    assert (found["backbone"], found["class_names"], found["category_ids"]) == ("thin", NAMES, [1, 5, 9])
     assert (found["epochs"], found["steps"], found["mAP"]) == (3, 12, 0.25)
     assert (found["best"], found["precision"]) == ({"by": "mAP", "value": 0.5}, "bf16-mixed")
     assert found["score_thresholds"]["thresholds"] == [0.5, 0.25, 0.5] and found["data"]["classes"] == ["cat"]
@@ -80,7 +80,7 @@ def test_what_is_no_checkpoint_is_an_error_that_names_it(files, tmp_path, capsys
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
     saved = torch.load(files / "last.ckpt", weights_only=True)
     torch.save({**saved, "loops": 5}, tmp_path / "odd.ckpt")
-    torch.save({**saved, "hyper_parameters": {"num_classes": 4}}, tmp_path / "larger.ckpt")
+    torch.save({**saved, "hyper_parameters": {"backbone": "thin", "num_classes": 4}}, tmp_path / "larger.ckpt")
     assert main([str(tmp_path / "other.pt"), str(tmp_path / "gone.pt"), str(files / "weights.pt")]) == 1
     out, err = capsys.readouterr()
     assert "other.pt: neither" in err and "gone.pt: no such" in err and "weights.pt" in out

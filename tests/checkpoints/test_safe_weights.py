@@ -63,7 +63,7 @@ def test_thresholds_are_saved_in_them_and_training_is_not_gone_on_with(written):
 
 
 def test_a_file_of_others_may_have_the_recipes_names(tmp_path):
-    state = to_reference_state(SSDModule("resnet18", 2).model.state_dict())
+    state = to_reference_state(SSDModule("thin", 2).model.state_dict())
     save_file({f"module.1.{key}": value for key, value in state.items()}, tmp_path / "theirs.safetensors")
     assert load_module(tmp_path / "theirs.safetensors").hparams.num_classes == 2
     save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")

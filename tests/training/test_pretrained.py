@@ -3,6 +3,7 @@ import zipfile
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from checkpoints import fetching
 from ssd.model import SSD300
@@ -12,8 +13,10 @@ from training.pretrained import PretrainedWeightsError, backbone_weights, load_b
 def test_a_local_torchvision_state_dict_is_read(tmp_path):
     state = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(state, tmp_path / "resnet18.pth")
-    loaded = backbone_weights("resnet18", str(tmp_path / "resnet18.pth"))
-    assert torch.equal(loaded["conv1.weight"], state["conv1.weight"])
+    save_file(state, tmp_path / "resnet18.safetensors")
+    for name in ("resnet18.pth", "resnet18.safetensors"):
+        loaded = backbone_weights("resnet18", str(tmp_path / name))
+        assert loaded.keys() == state.keys() and torch.equal(loaded["conv1.weight"], state["conv1.weight"])
 
 
 def test_weights_that_cannot_be_fetched_say_how_to_go_on(monkeypatch, tmp_path):
