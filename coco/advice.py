@@ -16,6 +16,7 @@ from coco.decoding import INPUT_SIZE
 from coco.figures import MIN_IOU, BestIou
 from coco.findings import some
 from coco.names import plain
+from coco.tiles import Tiling, in_their_tiles, view_counts
 
 TINY = 8  # px at the input, of a side: a cell of the finest map
 HOPELESS = 0.5  # share within reach below which training finds little
@@ -24,6 +25,7 @@ FEW_BOXES, FEW_IMAGES = 20, 100  # for training
 MANY_TO_ONE = 20  # boxes of the most frequent class to one of the rarest
 MANY_EMPTY = 0.1  # of the training images
 WHOLE, MANY_WHOLE = 0.95, 0.1  # of a picture's sides; share of boxes that are as large
+TILES, WORTH = (300, 500, 800, 1300), 0.05  # pixels that are tried, and the share from which on they are worth it
 COLUMNS, ROWS = 80, 25  # of the table
 
 
@@ -31,18 +33,20 @@ COLUMNS, ROWS = 80, 25  # of the table
 class Advice:
     """Plain values, JSON-ready.
 
-    classes: name, boxes, within_reach and tiny (shares, below `TINY`) of each; boxes that are trained on, of all
-    splits. The same of all boxes: boxes, within_reach, tiny. lines: what to do, a sentence or two each.
+    boxes: that are trained on, of all splits. within_reach, tiny: shares of them, the latter below `TINY`. in_tiles:
+    pixels of a tile -> the share within reach in the whole picture or the tile that shows most of it. classes: the same
+    of each, with its name. views: pixels of a tile -> how often a picture is looked at, on average. tiles: the size to
+    use; None where tiles are not needed, or no help. lines: what to do, a sentence or two each.
     """
 
     boxes: int = 0
     within_reach: float = 0.0
     tiny: float = 0.0
+    in_tiles: dict[int, float] = field(default_factory=dict)
     classes: list[dict[str, Any]] = field(default_factory=list)
+    views: dict[int, float] = field(default_factory=dict)
+    tiles: int | None = None
     lines: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def hopeless(figures: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -67,17 +71,33 @@ def advise(splits: Mapping[str, CocoAnnotations], best_iou: BestIou, near: Seque
     """
     parts = [annotations.all_training_boxes for annotations in splits.values()]
     boxes, labels = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    pictures = [np.stack([each.widths, each.heights], 1).astype(np.int64) for each in splits.values()]
+    sizes = np.concatenate([of[part[0]] for of, part in zip(pictures, parts, strict=True)])
     reached = best_iou(boxes) > MIN_IOU
     tiny = INPUT_SIZE * np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) < TINY
+    made, in_tiles = Advice(), {}
+    for tiling in map(Tiling, TILES):
+        views = view_counts(np.concatenate(pictures), tiling)
+        if np.median(views) > 1:
+            made.views[tiling.size] = float(views.mean())
+            in_tiles[tiling.size] = reached | (best_iou(in_their_tiles(boxes, sizes, tiling)) > MIN_IOU)
     names = next(iter(splits.values())).class_names
-    counts, of_reached, of_tiny = (
-        np.bincount(labels[chosen], minlength=len(names) + 1)[1:]
-        for chosen in (np.ones(len(labels), bool), reached, tiny)
+    by_class = np.bincount(labels, minlength=len(names) + 1)[1:]
+
+    def shares(chosen: np.ndarray) -> list[float]:
+        """Of all boxes, then of each class."""
+        each = np.bincount(labels[chosen], minlength=len(names) + 1)[1:] / np.maximum(by_class, 1)
+        return [float(chosen.mean()), *each.tolist()]
+
+    columns = [[len(labels), *by_class.tolist()], shares(reached), shares(tiny)]
+    columns += [shares(chosen) for chosen in in_tiles.values()]
+    whole, *rows = (
+        {"boxes": count, "within_reach": within, "tiny": below, "in_tiles": dict(zip(in_tiles, tiled, strict=True))}
+        for count, within, below, *tiled in zip(*columns, strict=True)
     )
-    share = np.maximum(counts, 1)
-    rows = zip(names, counts.tolist(), (of_reached / share).tolist(), (of_tiny / share).tolist(), strict=True)
-    made = Advice(len(boxes), float(reached.mean()), float(tiny.mean()))
-    made.classes = [dict(zip(("name", "boxes", "within_reach", "tiny"), row, strict=True)) for row in rows]
+    vars(made).update(whole)
+    made.classes = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
+    made.tiles = _best_tiles(made)
     made.lines = [
         *_on_sizes(made),
         *_on_training(splits["train"]),
@@ -91,31 +111,46 @@ def advice_text(advice: Advice) -> list[str]:
     """The advice for a terminal of 80 columns; of many classes those that are reached least."""
     there = [row for row in advice.classes if row["boxes"]]
     shown = sorted(there, key=lambda row: row["within_reach"])[:ROWS] if len(there) > ROWS else there
-    lines = [f"within SSD300's reach at {INPUT_SIZE}x{INPUT_SIZE}, a default box above IoU {MIN_IOU}:"]
-    lines.append(f"  {'class':33}{'boxes':>9}{'within reach':>15}{f'below {TINY} px':>15}")
+    width = 80 - 26 - 9 * len(advice.in_tiles)
+    tiles = "; whole, in tiles of pixels" if advice.in_tiles else ""
+    lines = [f"within SSD300's reach (a default box above IoU {MIN_IOU}){tiles}:"]
+    head = f"{'boxes':>8}{f'<{TINY} px':>8}{'whole':>8}"
+    lines.append(f"  {'class':{width}}{head}" + "".join(f"{size:9}" for size in advice.in_tiles))
     every = [{"name": "together", **asdict(advice)}] if len(there) > 1 else []
     for row in [*shown, *every]:
-        name = plain(row["name"])[:32]
-        lines.append(f"  {name:33}{row['boxes']:9}{row['within_reach']:15.1%}{row['tiny']:15.1%}")
+        shares = "".join(f"{share:9.1%}" for share in row["in_tiles"].values())
+        figures = f"{row['boxes']:8}{row['tiny']:8.1%}{row['within_reach']:8.1%}{shares}"
+        lines.append(f"  {plain(row['name'])[: width - 1]:{width}}{figures}")
     if len(shown) < len(there):
         lines.append(f"  ({len(there) - len(shown)} classes that are reached more often are left out)")
     wrapper = TextWrapper(COLUMNS, "- ", "  ", break_long_words=False, break_on_hyphens=False)
-    told = (wrapper.fill(plain(line)) for line in advice.lines)
-    return [*lines, "", *told]
+    return [*lines, "", *(wrapper.fill(plain(line)) for line in advice.lines)]
+
+
+def _best_tiles(advice: Advice) -> int | None:
+    """The largest, and cheapest, tiles that bring most boxes within reach, or else those that bring most of them."""
+    if advice.within_reach >= GOOD or not advice.in_tiles:
+        return None
+    good = [size for size, share in advice.in_tiles.items() if share >= GOOD]
+    size = max(good) if good else max(advice.in_tiles, key=lambda size: advice.in_tiles[size])
+    return size if advice.in_tiles[size] >= advice.within_reach + WORTH else None
 
 
 def _on_sizes(advice: Advice) -> list[str]:
     reach = f"{advice.within_reach:.1%} of the boxes are within reach"
-    if advice.within_reach < HOPELESS:
-        return [
-            f"Hopeless as it is: {reach}, {advice.tiny:.1%} are below {TINY} px at the input. Show objects larger: cut "
-            "the pictures into tiles, or take them from nearer."
-        ]
     out = [row["name"] for row in advice.classes if row["boxes"] and row["within_reach"] < HOPELESS]
-    least = f" Less than half of: {some(out)}." if out else ""
-    if advice.within_reach < GOOD:
-        return [f"{reach}, the others will be found seldom: tiles show them larger.{least}"]
-    return [f"{reach}: their sizes suit SSD300.{least}"]
+    least = f" Less than half of: {some(out)}." if out and advice.within_reach >= HOPELESS else ""
+    if advice.within_reach >= GOOD:
+        return [f"{reach}: their sizes suit SSD300.{least}"]
+    if advice.tiles:
+        brings = advice.in_tiles[advice.tiles]
+        times = f"a picture is looked at {advice.views[advice.tiles]:.0f} times then (docs/tiles.md)"
+        larger = f"--data.tiles {advice.tiles} brings {brings:.1%} within reach; {times}."
+    else:
+        larger = "Tiles do not help: take pictures from nearer, or in which objects are larger."
+    if advice.within_reach < HOPELESS:
+        return [f"Hopeless as it is: {reach}, {advice.tiny:.1%} are below {TINY} px at the input. {larger}"]
+    return [f"{reach}, the others will be found seldom.{least} {larger}"]
 
 
 def _on_training(train: CocoAnnotations) -> list[str]:

@@ -10,13 +10,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from coco.advice import advice_text, advise, hopeless
+from coco.advice import Advice, advice_text, advise, hopeless
 from coco.annotations import CocoAnnotations
 from coco.checking import Report, check
 from coco.contact_sheet import contact_sheet
@@ -45,14 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{kind.removesuffix('s')}: {plain(line, lines=True)}")
     found = {"usable": not report.problems, "figures": report.figures}
     found |= {"problems": report.problems, "notes": report.notes}
+    advice = None
     if args.advise and not report.problems:
         advice = advise(report.annotations, _best_iou, _near_duplicates(report) if like else None)
         print("", *advice_text(advice), sep="\n", end="\n\n")
-        found["advice"] = advice.as_json()
+        found["advice"] = asdict(advice)
     try:
         _write(found, [(of, data.directories[split]) for split, of in report.annotations.items()], args)
-        if args.write_config and not report.problems:
-            write_text(args.write_config, start_config(report.annotations["train"], _settings(args)), follow=True)
+        if advice and args.write_config:
+            text = start_config(report.annotations["train"], _settings(args, advice))
+            write_text(args.write_config, text, follow=True)
             print(f"a configuration to start with: train.py --config {args.write_config}")
     except OSError as error:
         sys.exit(f"coco.check: what was found cannot be written ({error.strerror})")
@@ -80,8 +83,9 @@ def _near_duplicates(report: Report) -> list[str]:
     return [f"{theirs[other][0]} ~ {path}" for (path, _), other in pairs if other >= 0]
 
 
-def _settings(args: argparse.Namespace) -> dict[str, object]:
-    return {"data_root": os.path.abspath(args.data_root), **given_settings(vars(args))}
+def _settings(args: argparse.Namespace, advice: Advice) -> dict[str, object]:
+    tiles = {"tiles": advice.tiles} if advice.tiles else {}
+    return {"data_root": os.path.abspath(args.data_root), **given_settings(vars(args)), **tiles}
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

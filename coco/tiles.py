@@ -154,6 +154,25 @@ def boxes_in(
     return cut[kept], labels[kept]
 
 
+def in_their_tiles(boxes: np.ndarray, sizes: np.ndarray, tiling: Tiling) -> np.ndarray:
+    """Each box in the tile that shows most of it: float32 [K, 4] xyxy, normalised to the tile and cut at its border.
+
+    Args:
+        boxes: float32 [K, 4] xyxy, normalised. sizes: int64 [K, 2], width and height of the pictures they are in.
+    """
+    sides, counts = [], _counts(sizes, tiling)
+    for axis in (0, 1):
+        lengths = sizes[:, axis, None]
+        low, high = (boxes[:, axis + end, None] * lengths.astype(np.float64) for end in (0, 2))
+        middle = np.rint(((low + high) / 2 - tiling.size / 2) / tiling.step).astype(np.int64)
+        begin, end = _span(np.clip(middle + [-1, 0, 1], 0, counts[:, axis, None] - 1), lengths, tiling)  # [K, 3]
+        most = (np.minimum(high, end) - np.maximum(low, begin)).argmax(1)[:, None]
+        begin, end = (np.take_along_axis(each, most, 1) for each in (begin, end))
+        sides.append([(np.clip(each, begin, end) - begin) / (end - begin) for each in (low, high)])
+    (left, right), (top, bottom) = sides
+    return np.concatenate([left, top, right, bottom], 1).astype(np.float32)
+
+
 class TrainingTiles:
     """The samples of a training set by number: its pictures, or with a tiling the windows of the first picture's grid,
     then those of the second's, and so on.

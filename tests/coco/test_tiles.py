@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coco.annotations import CocoAnnotations
-from coco.tiles import Tiling, TilingError, TrainingTiles, boxes_in, grid
+from coco.tiles import Tiling, TilingError, TrainingTiles, boxes_in, grid, in_their_tiles
 from tests.coco.conftest import write
 
 TILINGS = [Tiling(600), Tiling(600, 0.0), Tiling(100, 0.33), Tiling(64, 0.9), Tiling(32, 0.5)]
@@ -50,6 +50,23 @@ def test_a_box_is_kept_and_cut_where_its_share_is_seen_and_left_out_where_it_is_
     assert labels.tolist() == [2, 3], "half of the first is seen, three quarters of the second, 0.6 of the third"
     np.testing.assert_allclose(cut, [[0.75, 0.1, 1.0, 0.3], [0, 0, 1, 1]], atol=1e-6)
     assert boxes_in((0, 0, 600, 600), (1000, 600), boxes, np.array([1, 2, 3]), 0.49)[1].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_a_box_is_seen_in_the_tile_that_shows_most_of_it(tiling):
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(32, 1500, (300, 2))
+    low = draw.uniform(0, 0.95, (300, 2))
+    boxes = np.concatenate([low, low + (1 - low) * draw.uniform(0.01, 0.3, (300, 2))], 1).astype(np.float32)
+    for box, size, seen in zip(boxes, sizes, in_their_tiles(boxes, sizes, tiling), strict=True):
+        windows = grid(*map(int, size), tiling).windows
+        tiles = windows[1:] if len(windows) > 1 else windows
+        pixels = box * np.tile(size, 2)
+        cut = np.minimum(pixels[2:], tiles[:, 2:]) - np.maximum(pixels[:2], tiles[:, :2])
+        most = np.clip(cut, 0, None).prod(1).max()
+        sides = np.minimum(tiling.size, size)
+        assert (seen >= 0).all() and (seen <= 1).all()
+        assert ((seen[2:] - seen[:2]) * sides).prod() == pytest.approx(most, rel=1e-3, abs=1e-2)
 
 
 @pytest.fixture
