@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_no_half_report_of_a_data_set(sample, tmp_path, no_ro
     before = files(tmp_path)
     assert before.keys() == {"sheet.png", "report.json"}
     no_room()
-    with pytest.raises(SystemExit, match=r"coco.check: the report cannot be written \(File too large\)"):
+    with pytest.raises(SystemExit, match=r"coco.check: what was found cannot be written \(File too large\)"):
         check.main(args)
     assert files(tmp_path) == before
 
