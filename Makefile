@@ -71,7 +71,7 @@ test-slow: install ## the tests that take minutes
 test-extras: install ## the tests that skip without optional tools, with them: Chromium, ONNX, OpenVINO, Gradio, W&B, MLflow
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 		echo "no Chromium here, which looks at the report's and the demo's page. Debian: apt-get install chromium" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --editable ".[dev,quantise,check,demo,loggers]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,quantise,check,demo,notebook,loggers]"
 	$(PYTEST) -m extras
 
 test-faults: install ## kill, stop, starve and corrupt training runs, then fuzz their inputs: nothing may be lost
