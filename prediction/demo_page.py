@@ -85,6 +85,7 @@ def make_page(detector: Detector, title: str, examples: Sequence[Path], director
                     object_fit="contain",
                     visible=False,
                     format="png",
+                    elem_id="found",
                     elem_classes="whole",
                 )
                 clip = gr.Video(label="Found", visible=False)

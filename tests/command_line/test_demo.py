@@ -52,7 +52,7 @@ def upload(browser, *paths):
     browser.call("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=found["result"]["objectId"])
 
 
-PICTURES = "[...document.querySelectorAll('img')].filter(i => i.src.includes('/file=') && i.naturalWidth > 300).length"
+PICTURES = "[...document.querySelectorAll('#found .thumbnail-item img')].filter(i => i.naturalWidth > 100).length"
 TOLD = "document.body.innerText"
 
 
