@@ -53,7 +53,7 @@ def links(section: str) -> set[str]:
 @pytest.mark.parametrize(("english", "chinese"), PAIRS)
 def test_a_chinese_page_has_the_headings_code_figures_and_links_of_the_english_one(english, chinese):
     texts = [(PROJECT / name).read_text(encoding="utf-8") for name in (english, chinese)]
-    assert all(f"]({Path(other).name})" in text for text, other in zip(texts, (chinese, english), strict=True)), "linked"
+    assert all(f"]({Path(other).name})" in text for text, other in zip(texts, (chinese, english), strict=True))
     ours, theirs = map(sections, texts)
     assert [depth for depth, _, _ in ours] == [depth for depth, _, _ in theirs], (
         f"{chinese}: its headings are {[name for _, name, _ in theirs]}; give it those of {english}, in their order: "

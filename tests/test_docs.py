@@ -23,6 +23,7 @@ PAGES = sorted(
 DOORS = {"train": "fit", "evaluate": "evaluate", "predict": "predict", "export": "export", "main": "published"}
 WITH_ALL = ("command_line.fit", "command_line.evaluate")  # whose --help is a part of all flags
 TRAINS = ("command_line.benchmark", "command_line.published", "command_line.replay")  # take the flags of train.py too
+GENERAL = ("allow_class", "help", "help_all", "config", "print_config")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -107,7 +108,7 @@ def help_of(module: str) -> str:
 
 def is_known(flag: str, module: str) -> bool:
     name = flag.partition("=")[0].rstrip("+").removeprefix("--")
-    if module in (*WITH_ALL, *TRAINS) and name in (*SHORT_FLAGS, "allow_class", "help", "help_all", "config", "print_config"):
+    if module in (*WITH_ALL, *TRAINS) and name in (*SHORT_FLAGS, *GENERAL):
         return True
     parts = name.split(".")
     shown = (".".join(parts[:end]) for end in range(len(parts), min(len(parts), 2) - 1, -1))
