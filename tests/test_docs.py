@@ -130,3 +130,20 @@ def test_commands_and_their_flags_exist(page):
             flags = [word for word in args if re.match(r"--[a-z]", word)]
             wrong += [f"{' '.join(words[:3])}: no flag {flag}" for flag in flags if not is_known(flag, module)]
     assert not wrong, f"{page}: {wrong}"
+
+
+@pytest.mark.parametrize("module", ["command_line.fit", "command_line.evaluate", "command_line.predict", "coco.check"])
+def test_a_flag_that_is_not_there_is_seen(module):
+    known = {"command_line.fit": "--trainer.max_steps", "coco.check": "--output"}.get(module, "--ckpt_path")
+    assert is_known(known, module) and is_known(f"{known}=1", module)
+    assert not is_known("--no_such_flag", module) and not is_known("--trainer.no_such_flag", module)
+
+
+def test_commands_are_found_in_blocks_and_in_lines():
+    block = "```bash\nA=1 .venv/bin/ssd300 train --x 1  # --y\nmake demo && python -m coco.check \\\n    DIR\n```\n"
+    text = f"{block}`train.py --z`"
+    assert [module_of(words) for words in commands_in(text) if words[0] != "make"] == [
+        ("command_line.fit", ["--x", "1"]),
+        ("coco.check", ["DIR"]),
+        ("command_line.fit", ["--z"]),
+    ]
