@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, required=True, help="optimiser step, from 1, as messages count them")
     parser.add_argument("--accelerator", default="cpu", choices=DEVICES, help="trains up to the step (cpu)")
     parser.add_argument("--against", default="cpu", choices=DEVICES, help="in float32, to compare with (cpu)")
+    allow = "a package that the run's configuration may name classes of, as in training"
+    parser.add_argument("--allow_class", action="append", default=[], metavar="PACKAGE", help=allow)
     parser.add_argument("--images", action="store_true", help="draw the pictures of the step into RUN/pictures")
     return parser
 
@@ -137,6 +139,7 @@ def _go_to(flags: argparse.Namespace, start: Path | None, batches: int) -> tuple
         *("--num_nodes", "1", "--strategy", "auto", "--trainer.accumulate_grad_batches", str(batches)),
         *("--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"),
         *(("--ckpt_path", str(start)) if start else ()),
+        *(f"--allow_class={name}" for name in flags.allow_class),
     ]
     cli = _ReplayCLI(args, [stop])
     try:
@@ -170,7 +173,8 @@ def _compare(module: SSDModule, batch: dict[str, Any], flags: argparse.Namespace
         own, other = float(ours[part]), float(theirs[part])
         print(f"{part}: {flags.accelerator} {own:.6g} ({name}), {flags.against} {other:.6g} ({their_name})")
     found = compare_traces(ours, theirs, dtype)
-    first, broken = first_beyond(found), [each.operator for each in found if not ours[each.operator].isfinite().all()]
+    in_order = [each.operator for each in found if each.operator in ours]
+    first, broken = first_beyond(found), [name for name in in_order if not ours[name].isfinite().all()]
     if broken:
         both = "on both" if not theirs[broken[0]].isfinite().all() else f"on {flags.accelerator} alone"
         print(f"the first that is not finite, {both}: {plain(broken[0])}")

@@ -37,7 +37,7 @@ class SteadyLoader(DataLoader):
         others = set(multiprocessing.active_children())
         try:
             with held_back():
-                if multiprocessing.get_start_method() != "fork":
+                if (self.multiprocessing_context or multiprocessing).get_start_method() != "fork":
                     resource_tracker.ensure_running()  # which lets signals through again
                 with held_back():
                     return super().__iter__()
