@@ -148,7 +148,7 @@ def test_what_only_a_checkpoint_can_take_is_refused(common, whole, day, tmp_path
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(common, day, tmp_path):
     choice = ["--classes", "cross", "disc", "--slices", str(day), "--report", str(tmp_path / "report")]
-    choice += ["--data.tiles", "200"]
+    choice += ["--data.tiles", "300"]
     alone = evaluate([*common, *choice])
     before = json.loads((tmp_path / "report" / "report.json").read_text())
     command = [sys.executable, "evaluate.py", *common, *choice, "--devices", "2", "--json", str(tmp_path / "numbers")]
