@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="ssd300_demo_") as directory:
         examples = _examples(Path(directory) / "examples")
         page = make_page(detector, str(checkpoint), examples, Path(directory))
-        print(f"the page is at {launch(page, flags.host, flags.port)}, until Ctrl-C", flush=True)
+        print(f"the page is at {launch(page, flags.host, flags.port)} until Ctrl-C", flush=True)
         try:
             threading.Event().wait()
         finally:
