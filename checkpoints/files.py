@@ -57,7 +57,8 @@ def _read(path: Path, whole: bool) -> Any:
         outline, load = _look_through(path)
         return load() if whole else outline
     except pickle.UnpicklingError as error:
-        reason = re.split(r"[.\n] ?(?=[A-Z]|$)", str(error).replace("Weights only load failed.", "").strip())[0]
+        told = str(error).replace("Weights only load failed.", "").rpartition("WeightsUnpickler error:")[2].strip()
+        reason = re.split(r"[.\n] ?(?=[A-Z]|$)", told)[0]
         raise CheckpointError(
             f"{path}: refused, since it is damaged or holds more than tensors and plain data ({reason}). "
             "Only plain-tensor checkpoints are opened, because others can run code."

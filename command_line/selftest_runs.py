@@ -61,7 +61,12 @@ def several(setting: Setting) -> Found:
 def _start(setting: Setting, run_dir: Path, devices: int, *more: str) -> subprocess.Popen:
     root = data(setting).data_root
     command = [
-        *(sys.executable, "-c", "from command_line.ssd300 import main; main()", "train"),
+        *(
+            sys.executable,
+            "-m",
+            "command_line.ssd300",
+            "train",
+        ),  # Lightning starts -m again for further devices, not -c
         *("--accelerator", setting.accelerator, "--devices", str(devices), "--data_root", str(root)),
         *("--run_dir", str(run_dir), "--model.backbone", setting.more["backbone"], "--batch_size", "2"),
         *("--num_workers", "1", "--model.warmup_steps", "2", "--model.learning_rate", "0.002"),
@@ -69,7 +74,9 @@ def _start(setting: Setting, run_dir: Path, devices: int, *more: str) -> subproc
         *("--save_every_n_steps", "1", "--trainer.enable_progress_bar", "false", *more),
     ]
     pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    return subprocess.Popen(command, **pipe)
+    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, env=env, cwd=setting.directory, **pipe)
 
 
 def _finish(child: subprocess.Popen) -> None:

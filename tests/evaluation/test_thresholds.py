@@ -38,7 +38,9 @@ def points(path, results, rules=(F1, NINE_TENTHS), **how):
 
 def rates_above(path, results, threshold):
     """Right, kept and objects of what scores above the threshold, matched anew; by class, and last of all classes."""
-    annotations, detections = detected(path, [each for each in results if np.float32(each["score"]) > threshold])
+    annotations, detections = detected(
+        path, [each for each in results if np.float32(each["score"]) > np.float32(threshold)]
+    )
     matches = match_detections(annotations, detections)
     rates = []
     for label in range(1, len(annotations.class_names) + 1):

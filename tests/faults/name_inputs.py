@@ -186,7 +186,12 @@ class NameCase:
             SIZE,
         )
         module = SimpleNamespace(class_names=tuple(self.classes), category_ids=tuple(self.ids))
-        return SimpleNamespace(module=module, detect=lambda samples: [found] * len(samples))
+        return SimpleNamespace(
+            module=module,
+            tiling=None,
+            pictures_at_once=lambda batch_size: batch_size,
+            detect=lambda samples, batch_size: [found] * len(samples),
+        )
 
     def _check_tables(self, found: Any, prediction: Any) -> None:
         images = json.loads((self.out / "images.json").read_text(encoding="utf-8"))

@@ -139,8 +139,7 @@ class Slow:
     """A data set whose picture 5 hangs."""
 
     def __init__(self, directory):
-        self.directory = directory
-        self.annotations = SimpleNamespace(file_name=lambda index: f"{index}.jpg")
+        self.path = lambda index: directory / f"{index}.jpg"
 
     def __len__(self):
         return 10

@@ -64,5 +64,9 @@ def test_a_run_directory_of_before_the_rooms_goes_on_to_the_bit(sample, tmp_path
         assert torch.equal(found["state_dict"][name], weights), name
     for index, state in expected["optimizer_states"][0]["state"].items():
         assert torch.equal(found["optimizer_states"][0]["state"][index]["momentum_buffer"], state["momentum_buffer"])
-    assert found["lr_schedulers"] == expected["lr_schedulers"] and found["loops"] == expected["loops"]
+    assert found["loops"] == expected["loops"]
+    for ours, theirs in zip(found["lr_schedulers"], expected["lr_schedulers"], strict=True):
+        known = ours.keys() & theirs.keys()  # other versions of torch have others
+        assert {name: ours[name] for name in known} == {name: theirs[name] for name in known}
+        assert {"base_lrs", "last_epoch", "_last_lr"} <= known
     assert found["COCODataModule"]["position"] == expected["COCODataModule"]["position"]
