@@ -54,7 +54,7 @@ class Rate(pl.Callback):
 
 
 class StepProfile(pl.Callback):
-    """Profiles `steps` steps after the first `after`, which is when their figures are taken, and no longer.
+    """Profiles `steps` steps, after the first `after`, whose figures it leaves alone.
 
     What took longest by itself is in `table`, all that happened in a trace that chrome://tracing and Perfetto open.
 
@@ -78,13 +78,14 @@ class StepProfile(pl.Callback):
         elif self._profile is not None and self._seen == self.after + self.steps:
             synchronise(device)
             self._profile.stop()
-            self._write(self._profile, device.type if _activities(device) else "cpu")
+            self._write(self._profile)
 
     on_validation_batch_end = on_train_batch_end
 
-    def _write(self, done: profile, device_type: str) -> None:
+    def _write(self, done: profile) -> None:
         events = done.key_averages()
-        self.table = events.table(sort_by=f"self_{device_type}_time_total", row_limit=ROWS, max_name_column_width=40)
+        by = "device" if any(event.self_device_time_total for event in events) else "cpu"
+        self.table = events.table(sort_by=f"self_{by}_time_total", row_limit=ROWS, max_name_column_width=40)
         with tempfile.TemporaryDirectory() as folder, replacing(self.path, follow=True) as file:
             trace = Path(folder) / ("trace.json" + self.path.suffix * (self.path.suffix == ".gz"))
             done.export_chrome_trace(str(trace))
