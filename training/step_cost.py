@@ -10,7 +10,7 @@ from ssd.model import SSD300
 from training.step_rate import synchronise
 
 SIDES = {"cpu": 2048}  # of the matrices multiplied; of other devices:
-SIDE = 8192
+SIDE, SMALLEST = 8192, 256
 SECONDS = 0.5  # of products at least, so that a device's clocks settle
 
 
@@ -28,8 +28,19 @@ def network_flops(backbone: str, num_classes: int, trains: bool) -> int:
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
-    """Floating-point operations a second of square matrix products on `device`, the best of several."""
+    """Floating-point operations a second of square matrix products on `device`, the best of several; of smaller ones
+    where what else is on the device leaves no room."""
     side = side or SIDES.get(device.type, SIDE)
+    while True:
+        try:
+            return _product_rate(device, dtype, side)
+        except RuntimeError as error:  # torch's OutOfMemoryError is one
+            if "out of memory" not in str(error) or side <= SMALLEST:
+                raise
+            side //= 2
+
+
+def _product_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     one, other = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     best, since = 0.0, time.perf_counter()
     while time.perf_counter() - since < SECONDS or not best:
