@@ -1,6 +1,5 @@
 """Fitting from the command line: parses, trains, says what came out."""
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from checkpoints.durable_io import DurableCheckpointIO
 from checkpoints.files import CheckpointError
-from coco.cores import usable_cores
+from coco.cores import busy_cores, usable_cores
 from command_line.fit_cli import FitCLI
 from command_line.shared import FULL_DISK, USER_ERRORS
 from command_line.streams import say
@@ -130,12 +129,14 @@ def _shared_cores(device_type: str) -> str | None:
     The number of threads is the user's to choose, since sums in other parts are other sums.
     """
     cores, threads = usable_cores(), torch.get_num_threads()
-    busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
-    if device_type != "cpu" or busy < 1 or threads == 1 or threads + busy <= cores:
+    if device_type != "cpu" or threads == 1:
+        return None
+    busy = round(busy_cores() or 0)
+    if busy < 1 or threads + busy <= cores:
         return None
     return (
-        f"load: {busy} of {cores} cores had other work in the last minute; OMP_NUM_THREADS={max(1, cores - busy)} "
-        "leaves it theirs, and may be faster by far"
+        f"load: {busy} of {cores} cores have other work now; OMP_NUM_THREADS={max(1, cores - busy)} leaves it "
+        "theirs, and may be faster by far"
     )
 
 

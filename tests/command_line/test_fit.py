@@ -190,12 +190,12 @@ def test_cores_that_other_work_has_are_told_of_with_the_threads_that_are_left(mo
 
     monkeypatch.setattr(fit, "usable_cores", lambda: 4)
     for load, threads, left in ((2.1, 4, "OMP_NUM_THREADS=2"), (9.0, 4, "OMP_NUM_THREADS=1")):
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        monkeypatch.setattr(fit, "busy_cores", lambda load=load: load)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert left in fit._shared_cores("cpu")
         assert fit._shared_cores("cuda") is None
-    for load, threads in ((0.3, 4), (2.0, 2), (3.0, 1)):
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+    for load, threads in ((0.3, 4), (None, 4), (2.0, 2), (3.0, 1)):
+        monkeypatch.setattr(fit, "busy_cores", lambda load=load: load)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert fit._shared_cores("cpu") is None
 
