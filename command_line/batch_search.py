@@ -21,7 +21,9 @@ from checkpoints.files import read_checkpoint
 from command_line.shared import without_flags
 
 FOUND = "SSD_BATCH_SIZE"  # which processes that Lightning starts for further devices inherit
-EVEN = 8  # a batch is a multiple of it, which matrix units like and which leaves a little room
+EVEN = (
+    8  # a batch of 32 or more is a multiple of it, which matrix units like; a smaller one would lose too much by that
+)
 NOT_FOR_IT = (
     *("devices", "trainer.devices", "num_nodes", "trainer.num_nodes", "strategy", "trainer.strategy"),
     *("batch_size", "data.batch_size", "run_dir", "ckpt_path"),
@@ -41,7 +43,7 @@ def automatic_batch(trainer: Any, args: Sequence[str], ckpt_path: Path | None = 
 
 
 def largest_batch(args: Sequence[str], trains: bool = True) -> int:
-    """Images that fit one device in a training step, or in one of inference: a multiple of 8 from 16 on.
+    """Images that fit one device in a training step, or in one of inference: even, and from 32 on a multiple of 8.
 
     Args:
         args: of train.py.
@@ -69,6 +71,6 @@ def largest_batch(args: Sequence[str], trains: bool = True) -> int:
                 f"--batch_size auto: the search ended with exit status {status}, see above. Give a number"
             )
         found = int(answer.read_text())
-    found -= found % EVEN if found > EVEN else 0
+    found -= found % (EVEN if found >= 4 * EVEN else 2) if found > 1 else 0
     os.environ[FOUND] = str(found)
     return found

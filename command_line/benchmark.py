@@ -103,7 +103,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def _search(flags: Sequence[str], trains: bool) -> int:
     """The largest batch that Lightning's tuner gets through some steps."""
     what = "batch_size" if trains else "val_batch_size"
-    limits = ["--trainer.limit_val_batches=0", "--trainer.limit_train_batches=1.0"] if trains else []
+    # What keeps a run short would keep it from being a search.
+    limits = ["--trainer.fast_dev_run=false", "--trainer.overfit_batches=0"]
+    limits += ["--trainer.limit_val_batches=0", "--trainer.limit_train_batches=1.0"] if trains else []
     cli = BenchmarkCLI([*flags, *limits, f"--data.{what}={FIRST_BATCH}"], [], trains)
     found = Tuner(cli.trainer).scale_batch_size(
         cli.model,
@@ -126,16 +128,14 @@ def _write_sample(folder: str) -> None:
         images, boxes = content["images"], content["annotations"]
         next_image, next_box = (1 + max(entry["id"] for entry in entries) for entries in (images, boxes))
         pictures = Path(folder, path.stem.removeprefix("instances_"))
+        content["images"], content["annotations"] = images.copy(), boxes.copy()
         for again in range(1, SAMPLE_ENTRIES // SAMPLE_IMAGES):
             i, b = again * next_image, again * next_box
-            for image in images[:SAMPLE_IMAGES]:
-                images.append({**image, "id": image["id"] + i, "file_name": f"{again}_{image['file_name']}"})
-                os.link(pictures / image["file_name"], pictures / images[-1]["file_name"])
-            boxes += [
-                {**box, "id": box["id"] + b, "image_id": box["image_id"] + i}
-                for box in boxes
-                if box["image_id"] < next_image
-            ]
+            for image in images:
+                name = f"{again}_{image['file_name']}"
+                content["images"].append({**image, "id": image["id"] + i, "file_name": name})
+                os.link(pictures / image["file_name"], pictures / name)
+            content["annotations"] += [{**box, "id": box["id"] + b, "image_id": box["image_id"] + i} for box in boxes]
         write_text(path, json.dumps(content))
 
 

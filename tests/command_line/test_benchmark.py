@@ -12,6 +12,7 @@ from command_line import batch_search, benchmark
 from command_line.batch_search import automatic_batch, largest_batch
 from command_line.benchmark import main
 from ssd.model import SSD300
+from training import step_cost
 from training.step_cost import computing_dtype, matrix_product_rate, network_flops
 
 SMALL = ("--model.backbone", "thin", "--batch_size", "2", "--num_workers", "0", "--accelerator", "cpu")
@@ -84,6 +85,22 @@ def test_a_rate_of_matrix_products_is_measured_in_what_a_precision_computes():
     assert matrix_product_rate(torch.device("cpu"), torch.float32, side=64) > 1e6
 
 
+def test_matrices_shrink_until_they_fit_beside_a_batch_that_fills_the_device(monkeypatch):
+    tried = []
+
+    def product_rate(device, dtype, side):
+        tried.append(side)
+        if side > 1024:
+            raise RuntimeError("MLU out of memory. Tried to allocate 256.00 MiB")
+        return 1e12
+
+    monkeypatch.setattr(step_cost, "_product_rate", product_rate)
+    assert matrix_product_rate(torch.device("cpu"), torch.float32, side=4096) == 1e12 and tried == [4096, 2048, 1024]
+    monkeypatch.setattr(step_cost, "SMALLEST", 4096)
+    with pytest.raises(RuntimeError, match="MLU out of memory"):
+        matrix_product_rate(torch.device("cpu"), torch.float32, side=4096)
+
+
 def test_a_profile_is_a_table_and_a_trace_of_steps_that_are_not_measured(sample, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark, "PROFILED", 2)
@@ -109,14 +126,14 @@ def test_a_run_that_is_resumed_keeps_the_batch_that_was_found(tmp_path):
     assert automatic_batch({"accelerator": "gpu"}, [], path) == 24
 
 
-def test_a_search_runs_on_one_device_with_the_runs_own_flags_and_gives_a_multiple_of_8(monkeypatch):
+def test_a_search_runs_on_one_device_with_the_runs_own_flags_and_gives_an_even_number(monkeypatch):
     monkeypatch.delenv(batch_search.FOUND, raising=False)
     monkeypatch.setattr(batch_search.SLURMEnvironment, "detect", lambda: False)
-    seen = []
+    seen, found = [], 61
 
     def run(command, **how):
         seen.extend(command)
-        Path(command[command.index("--search_into") + 1]).write_text("61")
+        Path(command[command.index("--search_into") + 1]).write_text(str(found))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -126,6 +143,9 @@ def test_a_search_runs_on_one_device_with_the_runs_own_flags_and_gives_a_multipl
     monkeypatch.setenv("LOCAL_RANK", "1")  # a further device's process
     assert largest_batch(flags) == 56 and seen.count("--devices=1") == 1
     monkeypatch.delenv("LOCAL_RANK")
+    for fits, batch in ((15, 14), (1, 1), (33, 32)):
+        found = fits
+        assert largest_batch(flags) == batch
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(MisconfigurationException, match="ssd300 benchmark --find_batch"):
         largest_batch(flags)
