@@ -61,12 +61,8 @@ def several(setting: Setting) -> Found:
 def _start(setting: Setting, run_dir: Path, devices: int, *more: str) -> subprocess.Popen:
     root = data(setting).data_root
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "command_line.ssd300",
-            "train",
-        ),  # Lightning starts -m again for further devices, not -c
+        # For further devices Lightning starts a module again, but not a text (-c).
+        *(sys.executable, "-m", "command_line.ssd300", "train"),
         *("--accelerator", setting.accelerator, "--devices", str(devices), "--data_root", str(root)),
         *("--run_dir", str(run_dir), "--model.backbone", setting.more["backbone"], "--batch_size", "2"),
         *("--num_workers", "1", "--model.warmup_steps", "2", "--model.learning_rate", "0.002"),

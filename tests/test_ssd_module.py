@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from checkpoints.files import CheckpointError
+from coco.dataset import EvaluationDataset, collate_evaluation
 from datamodule import COCODataModule
 from ssd_module import SSDModule, load_module
 from training.optimisation import make_optimizer
@@ -295,3 +297,27 @@ def test_the_validation_loss_is_the_mean_over_the_validation_images(sample, tmp_
                 losses.append(float(sum(ssd._losses(one, *ssd(one["images"])))))
     assert len(losses) == 10
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_the_loss_of_a_tiled_validation_is_the_mean_over_all_views_however_many_are_seen_at_once(sample, monkeypatch):
+    torch.manual_seed(0)
+    module = SSDModule("thin", 4).eval()
+    data = COCODataModule(str(sample), tiles=200, num_workers=0)
+    dataset = EvaluationDataset(data.val_annotations, data.val_directory, truths=True, tiling=data.tiling)
+    samples = [dataset[0], dataset[1]]
+    logged = []
+    fitting = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))
+    monkeypatch.setattr(SSDModule, "trainer", fitting)
+    monkeypatch.setattr(module, "log", lambda name, value, **how: logged.append((name, value, how["batch_size"])))
+    module.metric = SimpleNamespace(update=lambda *detections: None)
+    with torch.no_grad():
+        for at_once in (1000, 7):
+            module.validation_step(collate_evaluation(samples, at_once), 0)
+        views = {key: collate_evaluation(samples)[key] for key in ("images", "boxes", "labels")}
+        one_by_one = [{key: value[i : i + 1] for key, value in views.items()} for i in range(len(views["images"]))]
+        each = [module._losses(view, *module.outputs(view)) for view in one_by_one]
+    expected = torch.stack([sum(parts) for parts in each]).mean()
+    assert len(each) > 7
+    for name, value, size in logged:
+        assert name == "val/loss" and size == len(each)
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
